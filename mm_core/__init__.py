@@ -1,0 +1,133 @@
+"""Model Manager: stream models from hubs into your own storage, with the registry beside them.
+
+Everything here is imported on first use, so that ``import mm_core`` costs
+nothing (PEP 562).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "mm_core.manager": ("ModelManager",),
+    "mm_core.downloader": ("ModelDownloader",),
+    "mm_core.registry": ("ModelRegistry",),
+    "mm_core.source": ("Buffer", "Source"),
+    "mm_core.sink": ("Sink",),
+    "mm_core.plugin_config": ("PluginConfig",),
+    "mm_core.plugins": ("Plugins",),
+    "mm_core.hookspecs": ("MM_API", "PlanContext", "hookimpl"),
+    "mm_core.names": ("check_path",),
+    "mm_core.logging": ("setup_logging",),
+    "mm_core.metrics": ("track_performance",),
+    "mm_core.integrity": ("verify_file_integrity",),
+    "mm_core.schemas": (
+        "Action",
+        "Manifest",
+        "ModelEntry",
+        "ModelStatus",
+        "ModelType",
+        "Plan",
+        "PlannedFile",
+        "Pulled",
+        "RemoteFile",
+        "Request",
+        "Snapshot",
+        "StoredFile",
+        "StoredObject",
+        "TransferEvent",
+    ),
+    "mm_core.exceptions": (
+        "AlreadyExistsError",
+        "AuthError",
+        "CancelledError",
+        "CommitUnknownError",
+        "ConfigError",
+        "ConflictError",
+        "GatedError",
+        "IntegrityError",
+        "InvalidNameError",
+        "MMError",
+        "MissingExtraError",
+        "NotFoundError",
+        "OfflineError",
+        "PartialError",
+        "PluginError",
+        "PolicyError",
+        "SourceChangedError",
+        "StorageError",
+        "TransientError",
+        "UsageError",
+    ),
+}
+_HOME = {name: module for module, names in _EXPORTS.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604  # the names are in _EXPORTS
+
+
+def __getattr__(name: str) -> Any:
+    module = _HOME.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from mm_core.downloader import ModelDownloader as ModelDownloader
+    from mm_core.exceptions import AlreadyExistsError as AlreadyExistsError
+    from mm_core.exceptions import AuthError as AuthError
+    from mm_core.exceptions import CancelledError as CancelledError
+    from mm_core.exceptions import CommitUnknownError as CommitUnknownError
+    from mm_core.exceptions import ConfigError as ConfigError
+    from mm_core.exceptions import ConflictError as ConflictError
+    from mm_core.exceptions import GatedError as GatedError
+    from mm_core.exceptions import IntegrityError as IntegrityError
+    from mm_core.exceptions import InvalidNameError as InvalidNameError
+    from mm_core.exceptions import MissingExtraError as MissingExtraError
+    from mm_core.exceptions import MMError as MMError
+    from mm_core.exceptions import NotFoundError as NotFoundError
+    from mm_core.exceptions import OfflineError as OfflineError
+    from mm_core.exceptions import PartialError as PartialError
+    from mm_core.exceptions import PluginError as PluginError
+    from mm_core.exceptions import PolicyError as PolicyError
+    from mm_core.exceptions import SourceChangedError as SourceChangedError
+    from mm_core.exceptions import StorageError as StorageError
+    from mm_core.exceptions import TransientError as TransientError
+    from mm_core.exceptions import UsageError as UsageError
+    from mm_core.hookspecs import MM_API as MM_API
+    from mm_core.hookspecs import PlanContext as PlanContext
+    from mm_core.hookspecs import hookimpl as hookimpl
+    from mm_core.integrity import verify_file_integrity as verify_file_integrity
+    from mm_core.logging import setup_logging as setup_logging
+    from mm_core.manager import ModelManager as ModelManager
+    from mm_core.metrics import track_performance as track_performance
+    from mm_core.names import check_path as check_path
+    from mm_core.plugin_config import PluginConfig as PluginConfig
+    from mm_core.plugins import Plugins as Plugins
+    from mm_core.registry import ModelRegistry as ModelRegistry
+    from mm_core.schemas import Action as Action
+    from mm_core.schemas import Manifest as Manifest
+    from mm_core.schemas import ModelEntry as ModelEntry
+    from mm_core.schemas import ModelStatus as ModelStatus
+    from mm_core.schemas import ModelType as ModelType
+    from mm_core.schemas import Plan as Plan
+    from mm_core.schemas import PlannedFile as PlannedFile
+    from mm_core.schemas import Pulled as Pulled
+    from mm_core.schemas import RemoteFile as RemoteFile
+    from mm_core.schemas import Request as Request
+    from mm_core.schemas import Snapshot as Snapshot
+    from mm_core.schemas import StoredFile as StoredFile
+    from mm_core.schemas import StoredObject as StoredObject
+    from mm_core.schemas import TransferEvent as TransferEvent
+    from mm_core.sink import Sink as Sink
+    from mm_core.source import Buffer as Buffer
+    from mm_core.source import Source as Source

@@ -1,0 +1,254 @@
+"""Plugins: discover them, look types up, and name the broken ones.
+
+A plugin that cannot be imported, or whose hooks are misspelt, never stops the
+house: it is kept by name with its error, shown by ``mm plugins list``, and
+raised only when a type that nobody else offers is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+import pluggy
+
+from mm_core import hookspecs
+from mm_core.exceptions import PluginError
+from mm_core.hookspecs import PROJECT
+from mm_core.sink import Sink
+from mm_core.source import Source
+
+_OFFERS = {
+    "sources": "mm_sources",
+    "sinks": "mm_sinks",
+    "policies": "mm_policies",
+    "executors": "mm_executors",
+}
+_HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("mm_"))
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginInfo:
+    """One plugin: who it is, what it offers, and what is wrong with it, if anything."""
+
+    name: str
+    module: str
+    distribution: str | None = None
+    version: str | None = None
+    offers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    hooks: tuple[str, ...] = ()
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The plugin as JSON data."""
+        return {
+            "name": self.name,
+            "module": self.module,
+            "distribution": self.distribution,
+            "version": self.version,
+            "offers": {kind: list(types) for kind, types in self.offers.items()},
+            "hooks": list(self.hooks),
+            "error": self.error,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    name: str
+    module: str
+    distribution: str | None
+    version: str | None
+
+
+class Plugins:
+    """A set of plugins. `Plugins([module, …])` holds just those; `discover` the installed ones."""
+
+    def __init__(self, plugins: Iterable[object] = ()) -> None:
+        self._manager = pluggy.PluginManager(PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self._found: dict[str, _Found] = {}
+        self._errors: dict[str, str] = {}
+        for plugin in plugins:
+            name = getattr(plugin, "__name__", None) or type(plugin).__name__
+            self._add(_Found(name, name, None, None), plugin)
+
+    @classmethod
+    def discover(cls, *, extra: Iterable[object] = ()) -> Plugins:
+        """The plugins of all installed packages, and `extra` ones.
+
+        ``MM_DISABLE_PLUGINS`` is a comma-separated list of names to leave out.
+        """
+        plugins = cls(extra)
+        disabled = {n.strip() for n in os.environ.get("MM_DISABLE_PLUGINS", "").split(",")}
+        entry_points = importlib.metadata.entry_points(group=PROJECT)
+        for entry_point in sorted(entry_points, key=lambda e: (e.name, e.value)):
+            if entry_point.name not in disabled:
+                plugins._load(entry_point)
+        return plugins
+
+    @property
+    def hook(self) -> pluggy.HookRelay:
+        """Call a hook of all plugins: ``plugins.hook.mm_event(event=…)``."""
+        return self._manager.hook
+
+    @property
+    def broken(self) -> Mapping[str, str]:
+        """The errors of the plugins that do not work, by name."""
+        self._types  # noqa: B018  # a hook that fails when asked is broken, too
+        return dict(self._errors)
+
+    def infos(self) -> tuple[PluginInfo, ...]:
+        """All plugins, by name, the broken ones with their error."""
+        return tuple(self._info(found) for _, found in sorted(self._found.items()))
+
+    def sources(self) -> Mapping[str, type[Source]]:
+        """The kinds of sources by type, without those that two plugins claim."""
+        return {name: owners[0][1] for name, owners in self._unique("sources").items()}
+
+    def sinks(self) -> Mapping[str, type[Sink]]:
+        """The kinds of sinks by type, without those that two plugins claim."""
+        return {name: owners[0][1] for name, owners in self._unique("sinks").items()}
+
+    def source_type(self, name: str) -> type[Source]:
+        """The source with ``type`` `name`; `PluginError` if there is none, or two."""
+        found: type[Source] = self._lookup("sources", name)
+        return found
+
+    def sink_type(self, name: str) -> type[Sink]:
+        """The sink with ``type`` `name`; `PluginError` if there is none, or two."""
+        found: type[Sink] = self._lookup("sinks", name)
+        return found
+
+    def source_for(self, url: str) -> type[Source]:
+        """The source that answers `url`: by its scheme, else by asking each."""
+        return self._for_url("sources", url, self.sources())
+
+    def sink_for(self, url: str) -> type[Sink]:
+        """The sink for a root such as `url`: by its scheme, else by asking each."""
+        return self._for_url("sinks", url, self.sinks())
+
+    def _load(self, entry_point: importlib.metadata.EntryPoint) -> None:
+        distribution = entry_point.dist
+        found = _Found(
+            entry_point.name,
+            entry_point.value,
+            distribution.name if distribution else None,
+            distribution.version if distribution else None,
+        )
+        try:
+            plugin = entry_point.load()
+        except Exception as error:  # whatever a stranger's import raises is theirs, not ours
+            self._found[found.name] = found
+            self._errors[found.name] = f"{type(error).__name__}: {error}"
+        else:
+            self._add(found, plugin)
+
+    def _add(self, found: _Found, plugin: object) -> None:
+        if found.name in self._found:
+            other = self._found[found.name]
+            found = _Found(f"{found.name} ({found.module})", *_rest(found))
+            self._errors[found.name] = f"the name is taken by {other.module}"
+            self._found[found.name] = found
+            return
+        self._found[found.name] = found
+        misspelt = [name for name in dir(plugin) if name not in _HOOKS and _is_marked(plugin, name)]
+        if misspelt:
+            self._errors[found.name] = f"there is no hook named {misspelt[0]}"
+            return
+        try:
+            self._manager.register(plugin, name=found.name)
+        except (pluggy.PluginValidationError, ValueError) as error:
+            if self._manager.has_plugin(found.name):
+                self._manager.unregister(name=found.name)
+            self._errors[found.name] = str(error)
+
+    @cached_property
+    def _types(self) -> dict[str, dict[str, list[tuple[str, type[Any]]]]]:
+        """For each kind of offer: type name -> [(plugin name, class)]."""
+        table: dict[str, dict[str, list[tuple[str, type[Any]]]]] = {kind: {} for kind in _OFFERS}
+        for kind, hook in _OFFERS.items():
+            for impl in getattr(self._manager.hook, hook).get_hookimpls():
+                try:
+                    for offered in impl.function():
+                        owners = table[kind].setdefault(offered.type, [])
+                        owners.append((impl.plugin_name, offered))
+                except Exception as error:  # as above: named, not raised
+                    self._errors[impl.plugin_name] = f"{hook}: {type(error).__name__}: {error}"
+        return table
+
+    def _unique(self, kind: str) -> dict[str, list[tuple[str, type[Any]]]]:
+        return {name: owners for name, owners in self._types[kind].items() if len(owners) == 1}
+
+    def _lookup(self, kind: str, name: str) -> Any:
+        owners = self._types[kind].get(name, [])
+        if len(owners) == 1:
+            return owners[0][1]
+        if owners:
+            names = " and ".join(plugin for plugin, _ in owners)
+            raise PluginError(
+                f"two plugins offer {kind} of type {name!r}: {names}",
+                hint="uninstall one, or name it in MM_DISABLE_PLUGINS",
+            )
+        known = ", ".join(sorted(self._types[kind])) or "none"
+        raise PluginError(
+            f"no plugin offers {kind} of type {name!r} (there are: {known}){self._broken_note()}",
+            hint="install the plugin, or see `mm plugins list`",
+        )
+
+    def _for_url(self, kind: str, url: str, types: Mapping[str, type[T]]) -> type[T]:
+        scheme = url.partition("://")[0].lower() if "://" in url else ""
+        matches = [name for name, t in types.items() if scheme in getattr(t, "schemes", ())]
+        if not matches:
+            matches = [name for name, t in types.items() if t.answers(url)]  # type: ignore[attr-defined]
+        if len(matches) == 1:
+            return types[matches[0]]
+        if matches:
+            raise PluginError(
+                f"several {kind} answer {scheme or url!r}: {', '.join(sorted(matches))}",
+                hint="name one with its type in mm.yaml",
+            )
+        raise PluginError(
+            f"no plugin answers {scheme + '://' if scheme else url!r} among {kind}"
+            f"{self._broken_note()}",
+            hint="see `mm plugins list` for what is installed",
+        )
+
+    def _broken_note(self) -> str:
+        if not self._errors:
+            return ""
+        broken = "; ".join(f"{name}: {error}" for name, error in sorted(self._errors.items()))
+        return f"; broken plugins: {broken}"
+
+    def _info(self, found: _Found) -> PluginInfo:
+        offers = {
+            kind: tuple(
+                name
+                for name, owners in types.items()
+                if any(plugin == found.name for plugin, _ in owners)
+            )
+            for kind, types in self._types.items()
+        }
+        plugin = self._manager.get_plugin(found.name)
+        return PluginInfo(
+            name=found.name,
+            module=found.module,
+            distribution=found.distribution,
+            version=found.version,
+            offers={kind: types for kind, types in offers.items() if types},
+            hooks=tuple(h for h in _HOOKS if plugin is not None and hasattr(plugin, h)),
+            error=self._errors.get(found.name),
+        )
+
+
+def _rest(found: _Found) -> tuple[str, str | None, str | None]:
+    return found.module, found.distribution, found.version
+
+
+def _is_marked(plugin: object, name: str) -> bool:
+    return getattr(getattr(plugin, name, None), f"{PROJECT}_impl", None) is not None

@@ -1,0 +1,134 @@
+"""Sink: the port to where models are kept. Bytes under keys; it knows nothing of models."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
+
+from mm_core.exceptions import NotFoundError
+from mm_core.plugin_config import PluginConfig
+from mm_core.schemas import StoredObject
+from mm_core.source import Buffer
+
+
+class Sink(ABC):
+    """Where models, and the registry beside them, are kept.
+
+    Keys are relative, ``/``-separated and were checked at the border; a sink
+    refuses a key that would leave its root all the same (`InvalidNameError`).
+    One instance serves many threads at once; many processes on many machines
+    use one store at once.
+
+    What is written is durable and visible to every reader when the call
+    returns. Nothing is cached: `stat`, `list` and `read` see other writers.
+
+    Errors: `NotFoundError`, `AuthError`, `AlreadyExistsError`; `TransientError`
+    where a retry may help; `StorageError` for good. Errors of the library
+    underneath are translated, also while an iterator is being consumed.
+    """
+
+    type: ClassVar[str]
+    """The word for it in ``mm.yaml``."""
+
+    schemes: ClassVar[tuple[str, ...]] = ()
+    """The URL schemes that name a root of this kind, such as ``("s3",)``."""
+
+    class Config(PluginConfig):
+        """The settings. ``root`` is the URL or folder under which all keys lie."""
+
+        root: str
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @property
+    def case_blind(self) -> bool:
+        """Whether two keys that differ only by case or Unicode form are one to this store."""
+        return False
+
+    @classmethod
+    def answers(cls, url: str) -> bool:
+        """Whether a root such as `url` is of this kind. Asked only where no scheme matches."""
+        return False
+
+    @property
+    @abstractmethod
+    def root(self) -> str:
+        """The canonical URL (or the absolute path) of the root, without secrets.
+
+        Two sinks on the same store have the same root.
+        """
+
+    @abstractmethod
+    def write(self, key: str, chunks: Iterable[Buffer], *, size: int | None) -> None:
+        """Store the bytes of `chunks` under `key`: all or nothing.
+
+        Each buffer is valid only until the next is asked for. `size` is the
+        number of bytes to come, None if unknown. If `chunks` raises, or yields
+        another number of bytes (`IntegrityError`), or the store fails, what
+        stood under `key` before still stands and nothing is left behind.
+        Memory is bounded, whatever the size; no temporary disk is used, except
+        beside the target on a disk.
+        """
+
+    @abstractmethod
+    def create(self, key: str, data: bytes) -> None:
+        """Store a small object only if nothing stands under `key`: atomic and exclusive.
+
+        Of any number of callers on any number of machines one returns and all
+        others raise `AlreadyExistsError`. On any other error the object may or
+        may not have been made: read it back. There is no default.
+        """
+
+    @abstractmethod
+    def put(self, key: str, data: bytes) -> None:
+        """Store a small object, replacing what is there: atomic, the last one wins."""
+
+    @abstractmethod
+    def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
+        """The bytes ``[start, end)`` under `key`, in order; to the end where `end` is None.
+
+        A range beyond the end yields what there is. `NotFoundError`, at the
+        latest when the first buffer is asked for.
+        """
+
+    @abstractmethod
+    def stat(self, key: str) -> StoredObject | None:
+        """Size and time of the object under `key`; None if there is none."""
+
+    @abstractmethod
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """All objects whose key starts with `prefix`, recursive, ordered by key (code points).
+
+        `prefix` is a plain string prefix: ``a/b`` also finds ``a/bc``. Nothing
+        there is an empty listing. Unfinished writes are never listed.
+        """
+
+    @abstractmethod
+    def copy(self, source_key: str, key: str) -> None:
+        """Store under `key` what stands under `source_key`: atomic, in the store where it can."""
+
+    @abstractmethod
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete the objects under `keys`, in bulk where the store can. Absent ones are fine."""
+
+    @abstractmethod
+    def url(self, key: str) -> str:
+        """What another program opens: a path on a local disk, else a URL without secrets."""
+
+    def close(self) -> None:
+        """Give back connections."""
+
+
+def read_bytes(sink: Sink, key: str) -> bytes:
+    """The whole small object under `key`. Raises `NotFoundError`."""
+    return b"".join(bytes(buffer) for buffer in sink.read(key))
+
+
+def read_if_exists(sink: Sink, key: str) -> bytes | None:
+    """The whole small object under `key`, or None if there is none."""
+    try:
+        return read_bytes(sink, key)
+    except NotFoundError:
+        return None

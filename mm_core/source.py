@@ -1,0 +1,74 @@
+"""Source: the port to where models come from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from mm_core.plugin_config import PluginConfig
+from mm_core.schemas import RemoteFile, Request, Snapshot
+
+Buffer = bytes | bytearray | memoryview
+"""A run of bytes. It may be reused: it is valid only until the next one is asked for."""
+
+
+class Source(ABC):
+    """Where models come from.
+
+    One instance serves many threads at once. A source knows how to describe and
+    to read; hashing, retries, resume, concurrency and progress are the engine's.
+
+    Errors: `NotFoundError`, `AuthError` and `GatedError` are final;
+    `TransientError` means that asking again may help. Errors of the library
+    underneath never leave a source untranslated, neither at the call nor while
+    an iterator is being consumed. No error message holds a secret.
+    """
+
+    type: ClassVar[str]
+    """The word for it in ``mm.yaml``."""
+
+    schemes: ClassVar[tuple[str, ...]] = ()
+    """The URL schemes it answers, such as ``("hf",)``."""
+
+    class Config(PluginConfig):
+        """The settings; override it to have some."""
+
+    def __init__(self, config: Any = None) -> None:
+        self.config = self.Config() if config is None else config
+
+    @classmethod
+    def answers(cls, url: str) -> bool:
+        """Whether this source answers `url`. Asked only where no scheme matches exactly.
+
+        Must be cheap and must not touch the network.
+        """
+        return False
+
+    @abstractmethod
+    def snapshot(self, request: Request) -> Snapshot:
+        """Find out what exists now.
+
+        A moving revision (a branch, ``latest``) becomes a fixed one. All files
+        that the request's patterns let through are listed, each with its size
+        and its sha256 or git-sha1 where the source knows them. Reads no content.
+
+        Raises `NotFoundError`, `AuthError`, `GatedError`, `TransientError`.
+        """
+
+    @abstractmethod
+    def read(self, file: RemoteFile, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
+        """The bytes ``[start, end)`` of `file`, in order; to its end where `end` is None.
+
+        `file` is one of a snapshot of a source of the same type and settings.
+        A range beyond the end of the file yields what there is. Buffers are
+        valid only until the next is asked for, and no larger than a few MiB.
+        Closing the iterator early frees the connection.
+
+        Raises `TransientError` where a retry may help (also for fewer bytes
+        than were promised), `SourceChangedError` where the file is no longer
+        the one of the snapshot.
+        """
+
+    def close(self) -> None:
+        """Give back connections. Called once, when nobody reads any more."""

@@ -1,0 +1,1 @@
+"""The built-in plugins of Model Manager, registered through entry points like anybody's."""
