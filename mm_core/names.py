@@ -112,9 +112,7 @@ def check_paths(paths: Iterable[str], *, case_blind: bool = False) -> None:
         for depth in range(1, len(parts)):
             folders.setdefault("/".join(parts[:depth]), path)
     for key in files.keys() & folders.keys():
-        raise InvalidNameError(
-            f"file path {files[key]!r} is also the folder of {folders[key]!r}: no disk can hold both"
-        )
+        raise InvalidNameError(f"file path {files[key]!r} is also the folder of {folders[key]!r}")
 
 
 def fold(name: str) -> str:

@@ -143,7 +143,7 @@ class Plugins:
         )
         try:
             plugin = entry_point.load()
-        except Exception as error:  # whatever a stranger's import raises is theirs, not ours
+        except Exception as error:  # noqa: BLE001  # a stranger's import may raise anything
             self._found[found.name] = found
             self._errors[found.name] = f"{type(error).__name__}: {error}"
         else:
@@ -178,7 +178,7 @@ class Plugins:
                     for offered in impl.function():
                         owners = table[kind].setdefault(offered.type, [])
                         owners.append((impl.plugin_name, offered))
-                except Exception as error:  # as above: named, not raised
+                except Exception as error:  # noqa: BLE001  # as above: named, not raised
                     self._errors[impl.plugin_name] = f"{hook}: {type(error).__name__}: {error}"
         return table
 

@@ -73,7 +73,7 @@ class ModelType(str, enum.Enum):
     TEXT_TO_SPEECH = "text-to-speech"
     TEXT_TO_VIDEO = "text-to-video"
     TIME_SERIES_FORECASTING = "time-series-forecasting"
-    TOKEN_CLASSIFICATION = "token-classification"
+    TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105  # no password
     TRANSLATION = "translation"
     UNCONDITIONAL_IMAGE_GENERATION = "unconditional-image-generation"
     VIDEO_CLASSIFICATION = "video-classification"
