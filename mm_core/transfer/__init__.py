@@ -1,0 +1,8 @@
+"""The engine: carry out a plan. One function on values; everything else here serves it."""
+
+from __future__ import annotations
+
+from mm_core.transfer.engine import TransferOptions, transfer
+from mm_core.transfer.progress import Progress, ProgressBook
+
+__all__ = ["Progress", "ProgressBook", "TransferOptions", "transfer"]

@@ -1,0 +1,114 @@
+"""Try again where that may help: with jitter, obeying the other side, and never for ever."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from mm_core.exceptions import CancelledError, IntegrityError, OfflineError, TransientError
+from mm_core.schemas import RemoteFile
+from mm_core.source import Buffer, Source
+
+OnRetry = Callable[[TransientError, int, float], None]
+"""Called before each wait with the error, the offset in bytes, and the seconds to wait."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How often, and how long to wait. Delays are in seconds.
+
+    The n-th delay is drawn from [0, base * 2**n], at most `cap`; `Retry-After`
+    lengthens it, and one beyond `patience` ends the trying.
+    """
+
+    retries: int = 5
+    base: float = 0.5
+    cap: float = 30.0
+    patience: float = 600.0
+    draw: Callable[[], float] = field(default=random.random)
+
+    def delay(self, error: TransientError, attempt: int) -> float:
+        """Seconds to wait before try number `attempt` + 1; raises `error` if that is over."""
+        if attempt >= self.retries or isinstance(error, OfflineError):
+            raise error
+        if error.retry_after is not None and error.retry_after > self.patience:
+            raise error
+        backoff = min(self.cap, self.base * 2.0**attempt) * self.draw()
+        return max(backoff, error.retry_after or 0.0)
+
+
+def pause(seconds: float, cancelled: threading.Event) -> None:
+    """Wait, but no longer than until `cancelled`: then `CancelledError`."""
+    if cancelled.wait(seconds):
+        raise CancelledError("stopped")
+
+
+class SteadyReader:
+    """One file, read to its end through cuts and refusals.
+
+    After an error the next read goes on where the last one stopped; the tries
+    are counted anew whenever bytes came. `gave_up` holds the error that ended it.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        file: RemoteFile,
+        policy: RetryPolicy,
+        cancelled: threading.Event,
+        on_retry: OnRetry,
+    ) -> None:
+        self._source = source
+        self._file = file
+        self._policy = policy
+        self._cancelled = cancelled
+        self._on_retry = on_retry
+        self.offset = 0
+        self.gave_up: BaseException | None = None
+
+    def __iter__(self) -> Iterator[Buffer]:
+        try:
+            yield from self._read()
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self.gave_up = error
+            raise
+
+    def _read(self) -> Iterator[Buffer]:
+        attempt = 0
+        while True:
+            before = self.offset
+            try:
+                yield from self._once()
+                self._check_end()
+                return
+            except TransientError as error:
+                attempt = 0 if self.offset > before else attempt
+                delay = self._policy.delay(error, attempt)
+                self._on_retry(error, self.offset, delay)
+            pause(delay, self._cancelled)
+            attempt += 1
+
+    def _once(self) -> Iterator[Buffer]:
+        buffers = self._source.read(self._file, self.offset)
+        try:
+            for buffer in buffers:
+                if self._cancelled.is_set():
+                    raise CancelledError("stopped")
+                self.offset += len(buffer)
+                yield buffer
+        finally:
+            close = getattr(buffers, "close", None)
+            if close is not None:
+                close()
+
+    def _check_end(self) -> None:
+        size = self._file.size
+        if size is None or self.offset == size:
+            return
+        if self.offset > size:
+            raise IntegrityError(f"{self._file.path}: more than the {size} bytes that were stated")
+        raise TransientError(f"{self._file.path}: ended after {self.offset} of {size} bytes")
