@@ -1,0 +1,617 @@
+"""ModelManager: the one room where source, sink, engine and registry meet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mm_core.backends import open_sink, open_source
+from mm_core.config import Settings, load_settings
+from mm_core.exceptions import ConfigError, ConflictError, IntegrityError, MMError
+from mm_core.formats import read_safetensors_header
+from mm_core.hookspecs import PlanContext
+from mm_core.planning import make_plan, name_version, version_prefix
+from mm_core.plugins import Plugins
+from mm_core.redaction import redact
+from mm_core.registry import Claim, ModelRegistry
+from mm_core.schemas import (
+    Action,
+    Manifest,
+    ModelEntry,
+    ModelStatus,
+    ModelType,
+    Plan,
+    Pulled,
+    Request,
+    Snapshot,
+    StoredFile,
+    TransferEvent,
+)
+from mm_core.sink import Sink
+from mm_core.source import Source
+from mm_core.stored import StoredSource
+from mm_core.transfer import Progress, ProgressBook, TransferOptions, transfer
+from mm_core.transfer.retry import RetryPolicy
+from mm_core.verification import VerifyReport, verify_manifests
+
+logger = logging.getLogger(__name__)
+
+COPY_FROM_VERSIONS = 3
+"""How many of a model's newest versions are searched for equal files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Got:
+    """Where a version stands on the local disk."""
+
+    path: Path
+    entry: ModelEntry
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON data."""
+        return {"path": str(self.path), "entry": self.entry.to_json()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """All that is known of one version. `urls` and `headers` are by file path."""
+
+    entry: ModelEntry
+    manifest: Manifest
+    urls: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The version as JSON data: the entry, and its files."""
+        files = [
+            {"path": f.path, "size": f.size, "sha256": f.sha256, "url": self.urls[f.path]}
+            | ({"header": self.headers[f.path]} if f.path in self.headers else {})
+            for f in self.manifest.files
+        ]
+        facts = {"revision": self.manifest.revision, "license": self.manifest.license}
+        return self.entry.to_json() | facts | {"files": files}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Backend:
+    name: str
+    sink: Sink
+    registry: ModelRegistry
+
+
+class ModelManager:
+    """Pull, push, get, verify and remove models; one instance serves many threads.
+
+    `backend` is the one that is meant where a call names none; it is a name from
+    ``mm.yaml``, a URL such as ``s3://bucket/prefix``, or a folder. `on_event`
+    hears every `TransferEvent`, from several threads, and must be quick.
+
+    Sync by nature, since the work is threads and blocking sockets; `apull` is the
+    same call for asyncio, in a thread, with cancellation. Use it as a context
+    manager, or call `close`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        plugins: Plugins | None = None,
+        backend: str | None = None,
+        on_event: Callable[[TransferEvent], None] | None = None,
+    ) -> None:
+        self.settings = load_settings() if settings is None else settings
+        self.plugins = Plugins.discover() if plugins is None else plugins
+        self._default = backend
+        self._listener = on_event
+        self._progress = ProgressBook()
+        self._lock = threading.RLock()
+        self._backends: dict[str, _Backend] = {}
+        self._cancelled = threading.Event()
+        self._listener_failed = False
+
+    def __enter__(self) -> ModelManager:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back all connections. Work that still runs is stopped."""
+        self.cancel()
+        with self._lock:
+            for backend in self._backends.values():
+                backend.sink.close()
+            self._backends.clear()
+
+    def cancel(self) -> None:
+        """Stop all running and later transfers of this manager: they raise `CancelledError`."""
+        self._cancelled.set()
+
+    # -- the street ------------------------------------------------------------------
+
+    def plan(
+        self,
+        source: str,
+        *,
+        to: str | None = None,
+        model_id: str | None = None,
+        revision: str | None = None,
+        version: str | None = None,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        aliases: Sequence[str] = (),
+        model_type: ModelType | None = None,
+    ) -> Plan:
+        """What `pull` with the same arguments would do. Writes nothing."""
+        backend = self._backend(to)
+        with self._source(source) as (origin, url):
+            request = Request(
+                url=url,
+                revision=revision,
+                include=tuple(include),
+                exclude=tuple(exclude),
+                model_id=model_id,
+                version=version,
+                aliases=tuple(aliases),
+                model_type=model_type,
+            )
+            plan = self._plan(backend, request, origin.snapshot(request))
+        self._ask_policies(backend, plan)
+        return plan
+
+    def pull(
+        self,
+        source: str,
+        *,
+        to: str | None = None,
+        model_id: str | None = None,
+        revision: str | None = None,
+        version: str | None = None,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        aliases: Sequence[str] = (),
+        model_type: ModelType | None = None,
+        jobs: int | None = None,
+        wait: bool = True,
+        cancelled: threading.Event | None = None,
+    ) -> Pulled:
+        """Bring a model from `source` into a backend, and return its entry.
+
+        The version becomes AVAILABLE in one commit, after every byte was
+        verified; before, nobody is offered any of it. A version that is there is
+        returned at once; one that another process is fetching is waited for, or
+        with ``wait=False`` a `ConflictError`. `jobs` files move at once.
+
+        Setting `cancelled` stops the pull with `CancelledError`; what is stored
+        by then is found again by the next pull.
+
+        Raises the errors of `mm_core.exceptions`; see there.
+        """
+        request_of = {
+            "revision": revision,
+            "include": tuple(include),
+            "exclude": tuple(exclude),
+            "model_id": model_id,
+            "version": version,
+            "aliases": tuple(aliases),
+            "model_type": model_type,
+        }
+        backend = self._backend(to)
+        stop = _Stop(self._cancelled, cancelled)
+        with self._source(source) as (origin, url):
+            request = Request(url=url, **request_of)
+            snapshot = origin.snapshot(request)
+            plan = self._plan(backend, request, snapshot)
+            self._ask_policies(backend, plan)
+            begun = self._begin(backend, plan, wait=wait, cancelled=stop)
+            if isinstance(begun, ModelEntry):
+                return self._already(backend, plan, begun)
+            with self._abandon_on_error(backend, begun):
+                # The claim is ours only now: look again at what earlier attempts left.
+                plan = self._plan(backend, request, snapshot)
+                stored = transfer(
+                    plan,
+                    origin,
+                    backend.sink,
+                    options=self._options(jobs),
+                    on_event=self._heard,
+                    cancelled=stop,
+                )
+                for file in stored:
+                    self.plugins.hook.mm_file_stored(file=file, sink=backend.sink)
+                entry = backend.registry.add(begun, _manifest(plan, stored), aliases=plan.aliases)
+        self._committed(backend, entry)
+        return Pulled(entry=entry, backend=backend.name, **_bytes_by_action(stored))
+
+    async def apull(self, source: str, **options: Any) -> Pulled:
+        """`pull`, awaitable. Cancelling the task stops the pull before it returns."""
+        cancelled = threading.Event()
+        work = asyncio.ensure_future(
+            asyncio.to_thread(self.pull, source, cancelled=cancelled, **options)
+        )
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            cancelled.set()
+            with contextlib.suppress(MMError):
+                await work
+            raise
+
+    def push(
+        self,
+        folder: str | Path,
+        model_id: str,
+        *,
+        to: str | None = None,
+        version: str | None = None,
+        aliases: Sequence[str] = (),
+        model_type: ModelType | None = None,
+        jobs: int | None = None,
+    ) -> Pulled:
+        """Bring a local `folder` into a backend as `model_id`.
+
+        Without `version` it is named by the digest of its content, so that
+        pushing the same twice changes nothing.
+        """
+        path = Path(folder).expanduser().resolve()
+        if not path.is_dir():
+            raise ConfigError(
+                f"{str(folder)!r} is not a folder",
+                hint="push takes a folder with the model's files",
+            )
+        return self.pull(
+            str(path),
+            to=to,
+            model_id=model_id,
+            version=version,
+            aliases=aliases,
+            model_type=model_type,
+            jobs=jobs,
+        )
+
+    def get(
+        self,
+        reference: str,
+        *,
+        output: str | Path | None = None,
+        backend: str | None = None,
+        jobs: int | None = None,
+    ) -> Got:
+        """A folder on the local disk with the verified files of a stored version.
+
+        `reference` is ``ID``, ``ID@VERSION`` or ``ID:ALIAS``. Without `output`, a
+        version in a local backend is used where it stands, and one from elsewhere
+        is kept in the user's cache folder. Files that are there already are
+        verified and not fetched again.
+
+        Raises `NotFoundError`, and `ConflictError` where `output` holds other files.
+        """
+        place = self._backend(backend)
+        entry = place.registry.resolve(reference)
+        if output is None and isinstance(entry.path, Path):
+            return Got(path=entry.path, entry=entry)
+        folder = self._cache(place, entry) if output is None else Path(output).expanduser()
+        manifest = place.registry.manifest(entry)
+        _refuse_foreign_files(folder, manifest)
+        sink_type = self.plugins.sink_type("local")
+        target = sink_type(sink_type.Config(root=str(folder.resolve())))
+        source = StoredSource(place.sink, manifest)
+        request = Request(url="", version=entry.version)
+        plan = make_plan(request, source.snapshot(request), present={}, known={})
+        plan = _into_root(plan, present={o.key: o.size for o in target.list("")})
+        transfer(
+            plan,
+            source,
+            target,
+            options=self._options(jobs),
+            on_event=self._heard,
+            cancelled=_Stop(self._cancelled),
+        )
+        return Got(path=folder.resolve(), entry=entry)
+
+    # -- what is stored --------------------------------------------------------------
+
+    def list_models(
+        self, *, backend: str | None = None, include_deleted: bool = False
+    ) -> list[ModelEntry]:
+        """All versions of all models in a backend, by id and then by age."""
+        return self.registry(backend).list_models(include_deleted=include_deleted)
+
+    def show(self, reference: str, *, backend: str | None = None) -> Shown:
+        """All that is known of a stored version, with the headers of its safetensors files."""
+        place = self._backend(backend)
+        entry = place.registry.resolve(reference)
+        manifest = place.registry.manifest(entry)
+        headers: dict[str, dict[str, Any]] = {}
+        for file in manifest.files:
+            if file.path.endswith(".safetensors"):
+                with contextlib.suppress(IntegrityError):
+                    headers[file.path] = read_safetensors_header(
+                        _range_reader(place.sink, file.key), size=file.size
+                    )
+        urls = {file.path: place.sink.url(file.key) for file in manifest.files}
+        return Shown(entry=entry, manifest=manifest, urls=urls, headers=headers)
+
+    def url(self, reference: str, *, backend: str | None = None) -> str:
+        """What transformers, vLLM or another loader opens to use a stored version."""
+        return str(self.registry(backend).resolve(reference).path)
+
+    def verify(
+        self, reference: str | None = None, *, backend: str | None = None, deep: bool = True
+    ) -> VerifyReport:
+        """Compare what is stored with what the registry says. Changes nothing.
+
+        With `deep` every byte is read and hashed, else sizes are compared. Without
+        `reference`, all AVAILABLE versions of the backend.
+        """
+        place = self._backend(backend)
+        if reference is None:
+            entries = place.registry.list_models(status=ModelStatus.AVAILABLE)
+        else:
+            entries = [place.registry.resolve(reference)]
+        manifests = [place.registry.manifest(entry) for entry in entries if entry.manifest]
+        return verify_manifests(place.sink, manifests, deep=deep, jobs=self.settings.defaults.jobs)
+
+    def remove(self, reference: str, *, backend: str | None = None) -> ModelEntry:
+        """Take a version out of use: it becomes DELETED, and its aliases go. No file is touched."""
+        place = self._backend(backend)
+        entry = place.registry.resolve(reference)
+        removed = place.registry.remove(entry.model_id, entry.version)
+        self._tell("mm_removed", entry=removed, backend=place.name)
+        return removed
+
+    def registry(self, backend: str | None = None) -> ModelRegistry:
+        """The registry of a backend."""
+        return self._backend(backend).registry
+
+    def sink(self, backend: str | None = None) -> Sink:
+        """The sink of a backend."""
+        return self._backend(backend).sink
+
+    def get_download_progress(self, model_id: str) -> Progress | None:
+        """How far the transfer of `model_id` is; None if this manager knows of none."""
+        return self._progress.get(model_id)
+
+    # -- the stages' surroundings ----------------------------------------------------
+
+    def _backend(self, name: str | None) -> _Backend:
+        name = name or self._default or self.settings.defaults.backend
+        if name is None:
+            raise ConfigError(
+                "no backend is named, and there is no default",
+                hint="use --to NAME, or set defaults.backend in mm.yaml",
+            )
+        with self._lock:
+            if name not in self._backends:
+                sink = open_sink(self.settings, self.plugins, name)
+                registry = ModelRegistry(sink, claim_timeout=self.settings.defaults.claim_timeout)
+                self._backends[name] = _Backend(name=name, sink=sink, registry=registry)
+            return self._backends[name]
+
+    @contextlib.contextmanager
+    def _source(self, address: str) -> Iterator[tuple[Source, str]]:
+        source, url = open_source(self.settings, self.plugins, address)
+        try:
+            yield source, url
+        finally:
+            source.close()
+
+    def _plan(self, backend: _Backend, request: Request, snapshot: Snapshot) -> Plan:
+        model_id = request.model_id or snapshot.model_id
+        prefix = version_prefix(model_id, name_version(request, snapshot))
+        known: dict[str, str] = {}
+        for entry in self._siblings(backend, model_id):
+            manifest = backend.registry.manifest(entry)
+            known.update((file.sha256, file.key) for file in manifest.files)
+        return make_plan(
+            request,
+            snapshot,
+            present={stored.key: stored.size for stored in backend.sink.list(prefix)},
+            known=known,
+            case_blind=backend.sink.case_blind,
+        )
+
+    def _siblings(self, backend: _Backend, model_id: str) -> list[ModelEntry]:
+        """The newest AVAILABLE versions of a model: where equal files are most likely."""
+        versions = [
+            entry
+            for entry in backend.registry.list_models(status=ModelStatus.AVAILABLE)
+            if entry.model_id == model_id and entry.manifest
+        ]
+        return versions[-COPY_FROM_VERSIONS:]
+
+    def _ask_policies(self, backend: _Backend, plan: Plan) -> None:
+        context = PlanContext(backend=backend.name, policies=self.settings.policies)
+        self.plugins.hook.mm_plan_made(plan=plan, context=context)
+
+    def _begin(
+        self, backend: _Backend, plan: Plan, *, wait: bool, cancelled: threading.Event
+    ) -> Claim | ModelEntry:
+        def on_wait(*_: object) -> None:
+            message = f"another process is fetching {plan.model_id} {plan.version}; waiting for it"
+            self._heard(TransferEvent(kind="waiting", model_id=plan.model_id, message=message))
+
+        return backend.registry.begin(
+            plan.model_id,
+            plan.version,
+            model_type=plan.model_type,
+            source=plan.snapshot.source,
+            wait=wait,
+            on_wait=on_wait,
+            cancelled=cancelled,
+        )
+
+    def _already(self, backend: _Backend, plan: Plan, entry: ModelEntry) -> Pulled:
+        """The entry that is there, if it is what the plan asks for."""
+        difference = _difference(backend.registry.manifest(entry), plan.snapshot)
+        if difference is not None:
+            raise ConflictError(
+                f"{entry.model_id} {entry.version} is there already and is not the same: {difference}",
+                hint="a version never changes: name another with --version, or another id with --as",
+            )
+        for alias in plan.aliases:
+            backend.registry.set_alias(entry.model_id, alias, entry.version)
+        if plan.aliases:
+            entry = backend.registry.resolve(f"{entry.model_id}@{entry.version}")
+        return Pulled(entry=entry, backend=backend.name, present_bytes=entry.size_bytes)
+
+    @contextlib.contextmanager
+    def _abandon_on_error(self, backend: _Backend, claim: Claim) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            reason = redact(str(error)) or type(error).__name__
+            with contextlib.suppress(MMError):  # the first error is the one to tell
+                backend.registry.abandon(claim, reason)
+            raise
+
+    def _committed(self, backend: _Backend, entry: ModelEntry) -> None:
+        self._heard(
+            TransferEvent(
+                kind="committed",
+                model_id=entry.model_id,
+                done=entry.size_bytes,
+                total=entry.size_bytes,
+            )
+        )
+        self._tell("mm_committed", entry=entry, backend=backend.name)
+
+    def _tell(self, hook: str, **arguments: object) -> None:
+        """Call a hook whose errors do not matter to what has happened already."""
+        try:
+            getattr(self.plugins.hook, hook)(**arguments)
+        except Exception:
+            logger.exception("A plugin failed in %s; what was done stays done", hook)
+
+    def _heard(self, event: TransferEvent) -> None:
+        self._progress.note(event)
+        if event.kind == "retry":
+            logger.warning("Retrying %s %s", event.path, redact(event.message or ""))
+        try:
+            if self._listener is not None:
+                self._listener(event)
+            self.plugins.hook.mm_event(event=event)
+        except Exception:
+            if not self._listener_failed:
+                self._listener_failed = True
+                logger.exception("A listener failed; it will not be mentioned again")
+
+    def _options(self, jobs: int | None) -> TransferOptions:
+        defaults = self.settings.defaults
+        return TransferOptions(
+            jobs=jobs or defaults.jobs, retry=RetryPolicy(retries=defaults.retries)
+        )
+
+    @staticmethod
+    def _cache(place: _Backend, entry: ModelEntry) -> Path:
+        import platformdirs
+
+        cache = platformdirs.user_cache_path("model-manager")
+        return cache / "models" / str(place.registry.id) / entry.model_id / entry.version
+
+
+class _Stop(threading.Event):
+    """Set when it is set, or when any of `others` is."""
+
+    def __init__(self, *others: threading.Event | None) -> None:
+        super().__init__()
+        self._others = [other for other in others if other is not None]
+
+    def is_set(self) -> bool:
+        return super().is_set() or any(other.is_set() for other in self._others)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait in short steps, so that the others are heard."""
+        step = 0.1
+        left = timeout
+        while not self.is_set() and (left is None or left > 0):
+            super().wait(step if left is None else min(step, left))
+            left = None if left is None else left - step
+        return self.is_set()
+
+
+def _manifest(plan: Plan, stored: Sequence[StoredFile]) -> Manifest:
+    snapshot = plan.snapshot
+    return Manifest(
+        model_id=plan.model_id,
+        version=plan.version,
+        model_type=plan.model_type,
+        files=tuple(stored),
+        source=snapshot.source,
+        revision=snapshot.revision,
+        license=snapshot.license,
+        facts=snapshot.facts,
+    )
+
+
+def _bytes_by_action(stored: Sequence[StoredFile]) -> dict[str, int]:
+    def total(action: Action) -> int:
+        return sum(file.size for file in stored if file.action is action)
+
+    return {
+        "fetched_bytes": total(Action.FETCH),
+        "copied_bytes": total(Action.COPY),
+        "present_bytes": total(Action.PRESENT),
+    }
+
+
+def _difference(manifest: Manifest, snapshot: Snapshot) -> str | None:
+    """How `snapshot` asks for something that `manifest` does not hold; None if it does not."""
+    stored = {file.path: file for file in manifest.files}
+    for file in snapshot.files:
+        have = stored.get(file.path)
+        if have is None:
+            return f"it was stored without {file.path}"
+        if file.size not in (None, have.size) or file.sha256 not in (None, have.sha256):
+            return f"{file.path} differs"
+    unhashed = any(file.sha256 is None for file in snapshot.files)
+    if unhashed and manifest.revision != snapshot.revision:
+        return f"it was stored from revision {manifest.revision}, now it is {snapshot.revision}"
+    return None
+
+
+def _refuse_foreign_files(folder: Path, manifest: Manifest) -> None:
+    if not folder.is_dir():
+        return
+    ours = {file.path for file in manifest.files}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if not path.is_dir() and name not in ours and not path.name.startswith("."):
+            raise ConflictError(
+                f"{str(folder)!r} holds {name!r}, which is not part of this version",
+                hint="choose an empty folder, so that no loader mixes two versions",
+            )
+
+
+def _into_root(plan: Plan, *, present: dict[str, int]) -> Plan:
+    """`plan` with its files directly under the sink's root, those that are there marked."""
+    files = tuple(
+        replace(
+            planned,
+            key=planned.file.path,
+            action=Action.PRESENT
+            if present.get(planned.file.path) == planned.file.size
+            else Action.FETCH,
+        )
+        for planned in plan.files
+    )
+    return replace(plan, prefix="", files=files)
+
+
+def _range_reader(sink: Sink, key: str) -> Callable[[int, int], bytes]:
+    def read(start: int, end: int) -> bytes:
+        return b"".join(bytes(buffer) for buffer in sink.read(key, start, end))
+
+    return read
