@@ -23,7 +23,8 @@ _EXPORTS = {
     "mm_core.names": ("check_path",),
     "mm_core.logging": ("setup_logging",),
     "mm_core.metrics": ("track_performance",),
-    "mm_core.integrity": ("verify_file_integrity",),
+    "mm_core.integrity": ("file_sha256", "verify_file_integrity"),
+    "mm_core.redaction": ("redact", "redact_url", "remember_secret"),
     "mm_core.schemas": (
         "Action",
         "Manifest",
@@ -106,6 +107,7 @@ if TYPE_CHECKING:
     from mm_core.hookspecs import MM_API as MM_API
     from mm_core.hookspecs import PlanContext as PlanContext
     from mm_core.hookspecs import hookimpl as hookimpl
+    from mm_core.integrity import file_sha256 as file_sha256
     from mm_core.integrity import verify_file_integrity as verify_file_integrity
     from mm_core.logging import setup_logging as setup_logging
     from mm_core.manager import ModelManager as ModelManager
@@ -113,6 +115,9 @@ if TYPE_CHECKING:
     from mm_core.names import check_path as check_path
     from mm_core.plugin_config import PluginConfig as PluginConfig
     from mm_core.plugins import Plugins as Plugins
+    from mm_core.redaction import redact as redact
+    from mm_core.redaction import redact_url as redact_url
+    from mm_core.redaction import remember_secret as remember_secret
     from mm_core.registry import ModelRegistry as ModelRegistry
     from mm_core.schemas import Action as Action
     from mm_core.schemas import Manifest as Manifest
