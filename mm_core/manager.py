@@ -7,23 +7,24 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mm_core.backends import open_sink, open_source
+from mm_core.checkout import refuse_foreign_files
 from mm_core.config import Settings, load_settings
 from mm_core.exceptions import ConfigError, ConflictError, IntegrityError, MMError
 from mm_core.formats import read_safetensors_header
 from mm_core.hookspecs import PlanContext
+from mm_core.manifests import bytes_by_action, difference, manifest_of
 from mm_core.planning import make_plan, name_version, version_prefix
 from mm_core.plugins import Plugins
 from mm_core.redaction import redact
 from mm_core.registry import Claim, ModelRegistry
+from mm_core.results import Got, Shown
 from mm_core.schemas import (
-    Action,
-    Manifest,
     ModelEntry,
     ModelStatus,
     ModelType,
@@ -31,7 +32,6 @@ from mm_core.schemas import (
     Pulled,
     Request,
     Snapshot,
-    StoredFile,
     TransferEvent,
 )
 from mm_core.sink import Sink
@@ -39,44 +39,16 @@ from mm_core.source import Source
 from mm_core.stored import StoredSource
 from mm_core.transfer import Progress, ProgressBook, TransferOptions, transfer
 from mm_core.transfer.retry import RetryPolicy
+from mm_core.transfer.stop import Stop
 from mm_core.verification import VerifyReport, verify_manifests
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 logger = logging.getLogger(__name__)
 
 COPY_FROM_VERSIONS = 3
 """How many of a model's newest versions are searched for equal files."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Got:
-    """Where a version stands on the local disk."""
-
-    path: Path
-    entry: ModelEntry
-
-    def to_json(self) -> dict[str, Any]:
-        """The result as JSON data."""
-        return {"path": str(self.path), "entry": self.entry.to_json()}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
-    """All that is known of one version. `urls` and `headers` are by file path."""
-
-    entry: ModelEntry
-    manifest: Manifest
-    urls: dict[str, str] = field(default_factory=dict)
-    headers: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """The version as JSON data: the entry, and its files."""
-        files = [
-            {"path": f.path, "size": f.size, "sha256": f.sha256, "url": self.urls[f.path]}
-            | ({"header": self.headers[f.path]} if f.path in self.headers else {})
-            for f in self.manifest.files
-        ]
-        facts = {"revision": self.manifest.revision, "license": self.manifest.license}
-        return self.entry.to_json() | facts | {"files": files}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +88,7 @@ class ModelManager:
         self._cancelled = threading.Event()
         self._listener_failed = False
 
-    def __enter__(self) -> ModelManager:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -155,18 +127,18 @@ class ModelManager:
         model_type: ModelType | None = None,
     ) -> Plan:
         """What `pull` with the same arguments would do. Writes nothing."""
+        request = Request(
+            url=source,
+            revision=revision,
+            include=tuple(include),
+            exclude=tuple(exclude),
+            model_id=model_id,
+            version=version,
+            aliases=tuple(aliases),
+            model_type=model_type,
+        )
         backend = self._backend(to)
-        with self._source(source) as (origin, url):
-            request = Request(
-                url=url,
-                revision=revision,
-                include=tuple(include),
-                exclude=tuple(exclude),
-                model_id=model_id,
-                version=version,
-                aliases=tuple(aliases),
-                model_type=model_type,
-            )
+        with self._source(request) as (origin, request):
             plan = self._plan(backend, request, origin.snapshot(request))
         self._ask_policies(backend, plan)
         return plan
@@ -199,19 +171,19 @@ class ModelManager:
 
         Raises the errors of `mm_core.exceptions`; see there.
         """
-        request_of = {
-            "revision": revision,
-            "include": tuple(include),
-            "exclude": tuple(exclude),
-            "model_id": model_id,
-            "version": version,
-            "aliases": tuple(aliases),
-            "model_type": model_type,
-        }
+        request = Request(
+            url=source,
+            revision=revision,
+            include=tuple(include),
+            exclude=tuple(exclude),
+            model_id=model_id,
+            version=version,
+            aliases=tuple(aliases),
+            model_type=model_type,
+        )
         backend = self._backend(to)
-        stop = _Stop(self._cancelled, cancelled)
-        with self._source(source) as (origin, url):
-            request = Request(url=url, **request_of)
+        stop = Stop(self._cancelled, cancelled)
+        with self._source(request) as (origin, request):
             snapshot = origin.snapshot(request)
             plan = self._plan(backend, request, snapshot)
             self._ask_policies(backend, plan)
@@ -231,9 +203,9 @@ class ModelManager:
                 )
                 for file in stored:
                     self.plugins.hook.mm_file_stored(file=file, sink=backend.sink)
-                entry = backend.registry.add(begun, _manifest(plan, stored), aliases=plan.aliases)
+                entry = backend.registry.add(begun, manifest_of(plan, stored), aliases=plan.aliases)
         self._committed(backend, entry)
-        return Pulled(entry=entry, backend=backend.name, **_bytes_by_action(stored))
+        return Pulled(entry=entry, backend=backend.name, **bytes_by_action(stored))
 
     async def apull(self, source: str, **options: Any) -> Pulled:
         """`pull`, awaitable. Cancelling the task stops the pull before it returns."""
@@ -304,20 +276,26 @@ class ModelManager:
             return Got(path=entry.path, entry=entry)
         folder = self._cache(place, entry) if output is None else Path(output).expanduser()
         manifest = place.registry.manifest(entry)
-        _refuse_foreign_files(folder, manifest)
+        refuse_foreign_files(folder, manifest)
         sink_type = self.plugins.sink_type("local")
         target = sink_type(sink_type.Config(root=str(folder.resolve())))
         source = StoredSource(place.sink, manifest)
         request = Request(url="", version=entry.version)
-        plan = make_plan(request, source.snapshot(request), present={}, known={})
-        plan = _into_root(plan, present={o.key: o.size for o in target.list("")})
+        plan = make_plan(
+            request,
+            source.snapshot(request),
+            present={stored.key: stored.size for stored in target.list("")},
+            known={},
+            case_blind=target.case_blind,
+            prefix="",
+        )
         transfer(
             plan,
             source,
             target,
             options=self._options(jobs),
             on_event=self._heard,
-            cancelled=_Stop(self._cancelled),
+            cancelled=Stop(self._cancelled),
         )
         return Got(path=folder.resolve(), entry=entry)
 
@@ -401,10 +379,11 @@ class ModelManager:
             return self._backends[name]
 
     @contextlib.contextmanager
-    def _source(self, address: str) -> Iterator[tuple[Source, str]]:
-        source, url = open_source(self.settings, self.plugins, address)
+    def _source(self, request: Request) -> Iterator[tuple[Source, Request]]:
+        """The source of `request`, and the request in that source's own words."""
+        source, url = open_source(self.settings, self.plugins, request.url)
         try:
-            yield source, url
+            yield source, replace(request, url=url)
         finally:
             source.close()
 
@@ -455,11 +434,11 @@ class ModelManager:
 
     def _already(self, backend: _Backend, plan: Plan, entry: ModelEntry) -> Pulled:
         """The entry that is there, if it is what the plan asks for."""
-        difference = _difference(backend.registry.manifest(entry), plan.snapshot)
-        if difference is not None:
+        other = difference(backend.registry.manifest(entry), plan.snapshot)
+        if other is not None:
             raise ConflictError(
-                f"{entry.model_id} {entry.version} is there already and is not the same: {difference}",
-                hint="a version never changes: name another with --version, or another id with --as",
+                f"{entry.model_id} {entry.version} is there already, but not the same: {other}",
+                hint="a version never changes: name another with --version, or an id with --as",
             )
         for alias in plan.aliases:
             backend.registry.set_alias(entry.model_id, alias, entry.version)
@@ -520,94 +499,6 @@ class ModelManager:
 
         cache = platformdirs.user_cache_path("model-manager")
         return cache / "models" / str(place.registry.id) / entry.model_id / entry.version
-
-
-class _Stop(threading.Event):
-    """Set when it is set, or when any of `others` is."""
-
-    def __init__(self, *others: threading.Event | None) -> None:
-        super().__init__()
-        self._others = [other for other in others if other is not None]
-
-    def is_set(self) -> bool:
-        return super().is_set() or any(other.is_set() for other in self._others)
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait in short steps, so that the others are heard."""
-        step = 0.1
-        left = timeout
-        while not self.is_set() and (left is None or left > 0):
-            super().wait(step if left is None else min(step, left))
-            left = None if left is None else left - step
-        return self.is_set()
-
-
-def _manifest(plan: Plan, stored: Sequence[StoredFile]) -> Manifest:
-    snapshot = plan.snapshot
-    return Manifest(
-        model_id=plan.model_id,
-        version=plan.version,
-        model_type=plan.model_type,
-        files=tuple(stored),
-        source=snapshot.source,
-        revision=snapshot.revision,
-        license=snapshot.license,
-        facts=snapshot.facts,
-    )
-
-
-def _bytes_by_action(stored: Sequence[StoredFile]) -> dict[str, int]:
-    def total(action: Action) -> int:
-        return sum(file.size for file in stored if file.action is action)
-
-    return {
-        "fetched_bytes": total(Action.FETCH),
-        "copied_bytes": total(Action.COPY),
-        "present_bytes": total(Action.PRESENT),
-    }
-
-
-def _difference(manifest: Manifest, snapshot: Snapshot) -> str | None:
-    """How `snapshot` asks for something that `manifest` does not hold; None if it does not."""
-    stored = {file.path: file for file in manifest.files}
-    for file in snapshot.files:
-        have = stored.get(file.path)
-        if have is None:
-            return f"it was stored without {file.path}"
-        if file.size not in (None, have.size) or file.sha256 not in (None, have.sha256):
-            return f"{file.path} differs"
-    unhashed = any(file.sha256 is None for file in snapshot.files)
-    if unhashed and manifest.revision != snapshot.revision:
-        return f"it was stored from revision {manifest.revision}, now it is {snapshot.revision}"
-    return None
-
-
-def _refuse_foreign_files(folder: Path, manifest: Manifest) -> None:
-    if not folder.is_dir():
-        return
-    ours = {file.path for file in manifest.files}
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder).as_posix()
-        if not path.is_dir() and name not in ours and not path.name.startswith("."):
-            raise ConflictError(
-                f"{str(folder)!r} holds {name!r}, which is not part of this version",
-                hint="choose an empty folder, so that no loader mixes two versions",
-            )
-
-
-def _into_root(plan: Plan, *, present: dict[str, int]) -> Plan:
-    """`plan` with its files directly under the sink's root, those that are there marked."""
-    files = tuple(
-        replace(
-            planned,
-            key=planned.file.path,
-            action=Action.PRESENT
-            if present.get(planned.file.path) == planned.file.size
-            else Action.FETCH,
-        )
-        for planned in plan.files
-    )
-    return replace(plan, prefix="", files=files)
 
 
 def _range_reader(sink: Sink, key: str) -> Callable[[int, int], bytes]:

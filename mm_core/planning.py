@@ -27,8 +27,11 @@ def make_plan(
     present: Mapping[str, int],
     known: Mapping[str, str],
     case_blind: bool = False,
+    prefix: str | None = None,
 ) -> Plan:
-    """What must be done so that `snapshot` stands in the sink.
+    """What must be done so that `snapshot` stands in the sink, under `prefix`.
+
+    Without `prefix` that is the version's own folder below ``models/``.
 
     `present` maps the keys that stand under the version's prefix to their sizes
     in bytes; `known` maps the sha256 of files elsewhere in the sink to their
@@ -47,7 +50,8 @@ def make_plan(
             hint="look at --include and --exclude: patterns are globs over whole paths",
         )
     check_paths((file.path for file in snapshot.files), case_blind=case_blind)
-    prefix = version_prefix(model_id, version)
+    if prefix is None:
+        prefix = version_prefix(model_id, version)
     return Plan(
         model_id=model_id,
         version=version,

@@ -1,0 +1,49 @@
+"""From what was planned and stored to what is kept, and back to what is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mm_core.schemas import Action, Manifest, Plan, Snapshot, StoredFile
+
+
+def manifest_of(plan: Plan, stored: Sequence[StoredFile]) -> Manifest:
+    """What is kept of a version: its plan, as it was carried out."""
+    snapshot = plan.snapshot
+    return Manifest(
+        model_id=plan.model_id,
+        version=plan.version,
+        model_type=plan.model_type,
+        files=tuple(stored),
+        source=snapshot.source,
+        revision=snapshot.revision,
+        license=snapshot.license,
+        facts=snapshot.facts,
+    )
+
+
+def bytes_by_action(stored: Sequence[StoredFile]) -> dict[str, int]:
+    """How many bytes were fetched, copied and found present, as `Pulled` has them."""
+    def total(action: Action) -> int:
+        return sum(file.size for file in stored if file.action is action)
+
+    return {
+        "fetched_bytes": total(Action.FETCH),
+        "copied_bytes": total(Action.COPY),
+        "present_bytes": total(Action.PRESENT),
+    }
+
+
+def difference(manifest: Manifest, snapshot: Snapshot) -> str | None:
+    """How `snapshot` asks for something that `manifest` does not hold; None if it does not."""
+    stored = {file.path: file for file in manifest.files}
+    for file in snapshot.files:
+        have = stored.get(file.path)
+        if have is None:
+            return f"it was stored without {file.path}"
+        if file.size not in (None, have.size) or file.sha256 not in (None, have.sha256):
+            return f"{file.path} differs"
+    unhashed = any(file.sha256 is None for file in snapshot.files)
+    if unhashed and manifest.revision != snapshot.revision:
+        return f"it was stored from revision {manifest.revision}, now it is {snapshot.revision}"
+    return None
