@@ -1,0 +1,109 @@
+"""The one front door to all checks: ``nox`` runs what must pass before a change lands.
+
+``nox -l`` lists the sessions. ``nox -s tests`` runs the whole suite on every
+Python that is found; plain ``nox`` runs it on this one, and the unit tests on
+the others.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.reuse_venv = "yes"
+nox.options.error_on_missing_interpreters = True
+
+THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _runs(version: str) -> bool:
+    path = shutil.which(f"python{version}")
+    return path is not None and not subprocess.run(
+        [path, "-c", ""], check=False, capture_output=True
+    ).returncode
+
+
+PYTHONS = [v for v in ("3.10", "3.11", "3.12", "3.13", "3.14") if v == THIS or _runs(v)]
+OTHERS = [version for version in PYTHONS if version != THIS]
+
+nox.options.sessions = [
+    "lint",
+    "types",
+    *(f"unit-{version}" for version in OTHERS),
+    "examples",
+    "docs",
+    f"tests-{THIS}",
+]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, order of imports, rules of flake8 and more, and the layers between the rooms."""
+    session.install("ruff>=0.9", "import-linter>=2.1")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    session.run("lint-imports", env={"PYTHONPATH": "."})
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Strict static types on both packages."""
+    session.install("-e", ".", "mypy>=1.13", "types-PyYAML>=6.0")
+    session.run("mypy")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """The whole suite; arguments after ``--`` go to pytest."""
+    session.install("-e", ".[dev]")
+    session.run(
+        "pytest",
+        "--numprocesses=auto",
+        "--dist=loadfile",
+        "--cov",
+        "--cov-report=term",
+        *session.posargs,
+    )
+
+
+@nox.session(python=PYTHONS)
+def unit(session: nox.Session) -> None:
+    """The tests that need no server, with no more installed than they need."""
+    session.install("-e", ".", "pytest>=8.3", "pytest-asyncio>=0.25", "pytest-timeout>=2.3")
+    session.install("hypothesis>=6.100", "jsonschema>=4.20")
+    session.run("pytest", "-m", "unit", "tests/unit", *session.posargs)
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Run every example as a reader would."""
+    session.install("-e", ".[all]", "moto[server]>=5.1")
+    for script in ("pull_and_get.py", "pipeline.py"):
+        session.run("python", f"examples/{script}")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Every command in the documents exists, every link leads somewhere, every hook is told."""
+    session.install("-e", ".", "pytest>=8.3", "pytest-timeout>=2.3", "pytest-asyncio>=0.25")
+    session.run("pytest", "tests/unit/test_docs.py", *session.posargs)
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Ratios against a baseline in the same run. Nothing fails here."""
+    session.install("-e", ".[all]", "moto[server]>=5.1")
+    session.run("python", "benchmarks/command_cost.py", *session.posargs)
+    session.run("python", "benchmarks/pull.py", *session.posargs)
+
+
+@nox.session
+def coinstall(session: nox.Session) -> None:
+    """Resolve beside the packages that a training or serving image holds, without installing."""
+    neighbours = session.posargs or ["transformers", "datasets", "mlflow-skinny", "kedro", "vllm"]
+    for neighbour in neighbours:
+        session.run("pip", "install", "--dry-run", "-q", ".[all]", neighbour)
