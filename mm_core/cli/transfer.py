@@ -1,0 +1,224 @@
+"""Commands that move models: pull, push, get."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mm_core.cli import output
+from mm_core.cli.base import command
+from mm_core.cli.progress import make_reporter
+from mm_core.cli.state import State, pass_state
+from mm_core.exceptions import CancelledError, MMError, PartialError
+
+if TYPE_CHECKING:
+    from mm_core.schemas import Plan, Pulled
+
+_GO_ON = "what is stored so far is kept: run the same command again to go on"
+
+
+@command(
+    "pull",
+    examples="""
+    mm pull hf://sentence-transformers/all-MiniLM-L6-v2
+    mm pull hf://org/name@main --include '*.safetensors' --include '*.json' --alias prod
+    mm pull https://example.org/lid.176.ftz --as lang/lid --version 1
+    mm pull hf://org/name --to lake --to dr --json
+    mm pull hf://org/name --dry-run
+    """,
+)
+@click.argument("source")
+@click.option(
+    "--to", "to", multiple=True, metavar="B", help="A backend; may be given several times."
+)
+@click.option("--as", "model_id", metavar="ID", help="The model id to keep it under.")
+@click.option("--revision", metavar="R", help="A branch, tag or commit of the source.")
+@click.option("--version", metavar="V", help="The version, where the source states none.")
+@click.option("--include", multiple=True, metavar="GLOB", help="Only files that match.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="No files that match.")
+@click.option("--alias", "aliases", multiple=True, metavar="A", help="Point this name at it.")
+@click.option("--type", "model_type", metavar="T", help="What the model does, as on the Hub.")
+@click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Connections at once.")
+@click.option("-n", "--dry-run", is_flag=True, help="Print what would move, and stop.")
+@click.option("--no-wait", is_flag=True, help="Fail where another pull of it is under way.")
+@pass_state
+def pull(
+    state: State,
+    /,
+    *,
+    source: str,
+    to: tuple[str, ...],
+    jobs: int | None,
+    dry_run: bool,
+    no_wait: bool,
+    **request: Any,
+) -> None:
+    """Stream a model from its source into a backend.
+
+    SOURCE is hf://org/name[@revision], https://…, a folder, or any URL that a
+    plugin answers. Bytes go straight through, without a temporary disk, and are
+    checked before anybody can see them. What is there already is not moved
+    again, and a pull that was cut goes on where it stopped.
+    """
+    request["model_type"] = _model_type(request["model_type"])
+    backends: list[str | None] = [*to] or [None]
+    state.when_interrupted = _GO_ON
+    with make_reporter(state) as reporter, state.manager(reporter) as manager:
+
+        def one(backend: str | None) -> dict[str, Any]:
+            if dry_run:
+                return _planned(manager.plan(source, to=backend, **request))
+            pulled = manager.pull(source, to=backend, jobs=jobs, wait=not no_wait, **request)
+            return _pulled(pulled)
+
+        if len(backends) == 1:
+            _emit_one(state, one(backends[0]))
+        else:
+            _for_each(state, [b for b in backends if b], one)
+
+
+@command(
+    "push",
+    examples="""
+    mm push ./my-model my-org/my-model
+    mm push ./my-model my-org/my-model --to lake --version 3 --alias prod
+    """,
+)
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("model_id", metavar="ID")
+@click.option("--to", "to", metavar="B", help="The backend.")
+@click.option("--version", metavar="V", help="The version; by default a digest of the content.")
+@click.option("--alias", "aliases", multiple=True, metavar="A", help="Point this name at it.")
+@click.option("--type", "model_type", metavar="T", help="What the model does, as on the Hub.")
+@click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Files at once.")
+@pass_state
+def push(
+    state: State, /, folder: Path, model_id: str, model_type: str | None, **options: Any
+) -> None:
+    """Put a folder of your own into a backend.
+
+    The same folder pushed again is the same version: nothing moves.
+    """
+    state.when_interrupted = _GO_ON
+    with make_reporter(state) as reporter, state.manager(reporter) as manager:
+        pulled = manager.push(folder, model_id, model_type=_model_type(model_type), **options)
+        document = _pulled(pulled)
+    _emit_one(state, document)
+
+
+@command(
+    "get",
+    examples="""
+    mm get my-org/my-model
+    mm get my-org/my-model:prod --output ./model
+    python serve.py --model "$(mm get my-org/my-model:prod)"
+    """,
+)
+@click.argument("reference", metavar="ID[@VERSION|:ALIAS]")
+@click.option("-o", "--output", "folder", type=click.Path(path_type=Path), help="Put it there.")
+@pass_state
+def get(state: State, /, reference: str, folder: Path | None) -> None:
+    """Bring a model to this machine and print its path, and nothing else.
+
+    A model on a local backend is used where it is. Every file is checked.
+    """
+    state.when_interrupted = _GO_ON
+    with make_reporter(state) as reporter, state.manager(reporter) as manager:
+        got = manager.get(reference, output=folder)
+    path = str(got.path)
+    state.emit({"path": path, "entry": got.entry.to_json()}, human=[path], quiet=[path])
+
+
+def _for_each(state: State, backends: list[str], one: Any) -> None:
+    """Do `one` for each backend; the failure of one does not keep the others from theirs."""
+    results: list[dict[str, Any]] = []
+    errors: dict[str, MMError] = {}
+    for backend in dict.fromkeys(backends):
+        try:
+            results.append({"backend": backend, **one(backend)})
+        except CancelledError:
+            raise
+        except MMError as error:
+            errors[backend] = error
+            continue
+        if state.format != "json":
+            _emit_one(state, results[-1])
+    if not errors:
+        if state.format == "json":
+            state.emit({"results": [_data(r) for r in results]}, human=())
+        return
+    state.so_far = {"results": [_data(r) for r in results]}
+    raise PartialError(
+        f"{len(errors)} of {len(errors) + len(results)} backends failed",
+        errors=errors,
+        hint="run the same command again: what is there already is not moved again",
+    )
+
+
+def _emit_one(state: State, result: dict[str, Any]) -> None:
+    state.emit(_data(result), human=result["human"], quiet=result["quiet"])
+
+
+def _data(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if key not in ("human", "quiet")}
+
+
+def _pulled(pulled: Pulled) -> dict[str, Any]:
+    entry = pulled.entry
+    moved = {
+        "fetched": pulled.fetched_bytes,
+        "copied": pulled.copied_bytes,
+        "present": pulled.present_bytes,
+    }
+    words = ", ".join(f"{output.size(count)} {word}" for word, count in moved.items() if count)
+    data = {f"{word}_bytes": count for word, count in moved.items()}
+    name = f"{entry.model_id}@{output.short_version(entry.version)}"
+    aliases = f" ({', '.join(entry.aliases)})" if entry.aliases else ""
+    return {
+        "entry": entry.to_json(),
+        **data,
+        "quiet": [f"{entry.model_id}@{entry.version}"],
+        "human": [
+            f"{name}{aliases} is {entry.status.value}",
+            f"  {words or 'nothing to move'}",
+            f"  {output.clean(entry.path)}",
+        ],
+    }
+
+
+def _planned(plan: Plan) -> dict[str, Any]:
+    return {
+        "plan": plan.to_json(),
+        "quiet": [f.file.path for f in plan.files],
+        "human": _plan_lines(plan),
+    }
+
+
+def _plan_lines(plan: Plan) -> Iterator[str]:
+    from mm_core.schemas import Action
+
+    name = f"{plan.model_id}@{output.short_version(plan.version)}"
+    yield f"{name} from {output.clean(plan.snapshot.source)}"
+    rows = [(f.action.value, output.size(f.file.size), f.file.path) for f in plan.files]
+    yield from output.table(("ACTION", "SIZE", "PATH"), rows)
+    totals = [f"{output.size(plan.bytes_to(action))} to {action.value}" for action in Action]
+    yield f"{len(plan.files)} files: {', '.join(totals)}; nothing was done"
+
+
+def _model_type(text: str | None) -> Any:
+    """The type of a word from the command line; a usage error names the nearest words."""
+    if text is None:
+        return None
+    import difflib
+
+    from mm_core.exceptions import UsageError
+    from mm_core.schemas import ModelType
+
+    known = [t.value for t in ModelType]
+    if text.lower() in known:
+        return ModelType(text.lower())
+    near = ", ".join(difflib.get_close_matches(text, known)) or "text-generation, other"
+    raise UsageError(f"there is no model type {text!r}", hint=f"types are such as {near}")
