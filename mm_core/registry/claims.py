@@ -1,0 +1,166 @@
+"""Claims: who is pulling a version now, and whether they still are.
+
+A claim is opened and closed by operations in the log; beside it an object is
+overwritten again and again, the heartbeat. Its age is measured by the store's
+own clock, so that no two machines' clocks are ever compared.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+import weakref
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from mm_core.exceptions import MMError
+from mm_core.registry.layout import PROBE_PREFIX, claim_key, version_prefix
+from mm_core.registry.processes import is_dead
+from mm_core.registry.state import Row, open_claim
+from mm_core.schemas import canonical_json
+from mm_core.sink import Sink
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+logger = logging.getLogger(__name__)
+
+
+class Claim:
+    """The right to fill one version's folder, kept alive by a heartbeat in its own thread.
+
+    `prefix` is the folder's key with a trailing slash. End it with
+    `ModelRegistry.add` or `ModelRegistry.abandon`. `close`, or the end of a
+    ``with`` block, only stops the heartbeat: others may take the claim over when
+    its time is up.
+    """
+
+    def __init__(
+        self, sink: Sink, claim_id: str, model_id: str, version: str, *, interval: float
+    ) -> None:
+        self.id = claim_id
+        self.model_id = model_id
+        self.version = version
+        self.prefix = version_prefix(model_id, version)
+        self._sink = sink
+        self._stop = threading.Event()
+        self._thread = threading.Thread(
+            target=_beat,
+            args=(sink, claim_key(claim_id), self._body(), interval, self._stop),
+            name=f"mm-claim-{claim_id[:8]}",
+            daemon=True,
+        )
+        # A claim that nobody holds any more must not look alive.
+        weakref.finalize(self, self._stop.set)
+
+    def __repr__(self) -> str:
+        return f"Claim({self.id!r}, {self.model_id!r}, {self.version!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Put the first heartbeat and start the thread."""
+        self._sink.put(claim_key(self.id), self._body())
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop the heartbeat. Safe to call again."""
+        self._stop.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout=10)
+
+    def discard(self) -> None:
+        """Stop the heartbeat and delete its object; a failure to delete is logged."""
+        self.close()
+        discard_heartbeat(self._sink, self.id)
+
+    def _body(self) -> bytes:
+        return canonical_json(
+            {"claim": self.id, "model_id": self.model_id, "version": self.version}
+        )
+
+
+def discard_heartbeat(sink: Sink, claim_id: str) -> None:
+    """Delete the heartbeat of a claim that is closed; a failure is logged."""
+    try:
+        sink.delete([claim_key(claim_id)])
+    except MMError as error:
+        logger.warning(
+            "the heartbeat of a closed claim was left behind",
+            extra={"claim": claim_id, "error": str(error)},
+        )
+
+
+def _beat(sink: Sink, key: str, body: bytes, interval: float, stop: threading.Event) -> None:
+    pause = interval
+    while not stop.wait(pause):
+        try:
+            sink.put(key, body)
+            pause = interval
+        except MMError as error:
+            pause = interval / 4
+            logger.warning("a heartbeat failed", extra={"key": key, "error": str(error)})
+
+
+class Watch:
+    """Judges whether the claim under which a version is being pulled is still alive.
+
+    For one waiting caller: it remembers since when a heartbeat has been missing.
+    """
+
+    def __init__(self, sink: Sink, timeout: float) -> None:
+        self._sink = sink
+        self._timeout = timeout
+        self._next_look: dict[str, float] = {}
+        self._missing_since: dict[str, float] = {}
+
+    def is_stale(self, row: Row) -> bool:
+        """Whether the row's open claim may be taken over.
+
+        At once if its process ran on this machine and has ended; else if its
+        heartbeat, or the lack of one, is older than the time-out (the claim's own
+        or ours, whichever is longer).
+        """
+        claim = open_claim(row)
+        if claim is None:
+            return False
+        if is_dead(row.get("owner")):
+            return True
+        now = time.monotonic()
+        if now < self._next_look.get(claim, 0):
+            return False
+        timeout = max(self._timeout, _number(row.get("timeout")))
+        self._next_look[claim] = now + timeout / 8
+        age = self._age(claim)
+        if age is None:
+            return now - self._missing_since.setdefault(claim, now) > timeout
+        self._missing_since.pop(claim, None)
+        return age > timedelta(seconds=timeout)
+
+    def _age(self, claim: str) -> timedelta | None:
+        beat = self._sink.stat(claim_key(claim))
+        if beat is None:
+            return None
+        key = f"{PROBE_PREFIX}{uuid.uuid4().hex}"
+        try:
+            self._sink.put(key, b"now")
+            fresh = self._sink.stat(key)
+        finally:
+            self._sink.delete([key])
+        return fresh.modified - beat.modified if fresh else timedelta(0)
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else 0.0

@@ -1,0 +1,132 @@
+"""Between rows and entries: `ModelEntry` is made on demand, from plain data and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mm_core.exceptions import IntegrityError, NotFoundError, UsageError
+from mm_core.registry.layout import manifest_key, version_prefix
+from mm_core.registry.state import Record, Row, State, is_available
+from mm_core.schemas import (
+    Manifest,
+    ModelEntry,
+    ModelStatus,
+    ModelType,
+    canonical_json,
+    parse_rfc3339,
+    sha256_hex,
+)
+from mm_core.sink import Sink, read_bytes
+
+_READERS = 8
+
+
+def entry_of(sink: Sink, record: Record, row: Row) -> ModelEntry:
+    """The entry of one row."""
+    date = row.get("date")
+    return ModelEntry(
+        model_id=record.model_id,
+        model_type=ModelType.from_tag(row.get("model_type")),
+        path=_path_of(sink, record.model_id, row),
+        status=ModelStatus(row["status"]),
+        version=row["version"],
+        size_bytes=row.get("size_bytes", 0),
+        download_date=parse_rfc3339(date) if date else datetime.fromtimestamp(0, timezone.utc),
+        metadata=dict(row.get("metadata", {})),
+        source=row.get("source"),
+        aliases=record.aliases_of(row["version"]),
+        manifest=row.get("manifest"),
+    )
+
+
+def registered_fields(entry: ModelEntry) -> dict[str, Any]:
+    """What the log keeps of an entry whose files the caller looks after.
+
+    `UsageError` for metadata that is not JSON.
+    """
+    return {
+        "status": entry.status.value,
+        "model_type": entry.model_type.value,
+        "path": str(entry.path),
+        "path_is": "path" if isinstance(entry.path, Path) else "url",
+        "size_bytes": entry.size_bytes,
+        "date": entry.download_date.isoformat(),
+        "metadata": _as_json(entry),
+        "source": entry.source,
+        "manifest": entry.manifest,
+    }
+
+
+def read_manifest(sink: Sink, sha256: str) -> Manifest:
+    """The manifest of this hash. `NotFoundError`, or `IntegrityError` if its bytes changed."""
+    data = read_bytes(sink, manifest_key(sha256))
+    if sha256_hex(data) != sha256:
+        raise IntegrityError(
+            f"the manifest {manifest_key(sha256)} at {sink.root} was changed or damaged",
+            hint="restore it from a backup, or pull the version again under another name",
+        )
+    return Manifest.from_bytes(data)
+
+
+class StoredFiles(Mapping[str, tuple[str, int]]):
+    """Key and size of a stored file by its sha256, for all AVAILABLE versions of a state.
+
+    The manifests are read, several at once, when the first question is asked.
+    """
+
+    def __init__(self, sink: Sink, state: State) -> None:
+        self._sink = sink
+        self._state = state
+
+    def __getitem__(self, sha256: str) -> tuple[str, int]:
+        return self._files[sha256]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @cached_property
+    def _files(self) -> dict[str, tuple[str, int]]:
+        rows = (row for _, row in self._state.rows() if is_available(row))
+        wanted = dict.fromkeys(row["manifest"] for row in rows if row.get("manifest"))
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="mm-manifest") as pool:
+            manifests = list(pool.map(self._read, wanted))
+        return {
+            file.sha256: (file.key, file.size)
+            for manifest in manifests
+            if manifest is not None
+            for file in manifest.files
+        }
+
+    def _read(self, sha256: str) -> Manifest | None:
+        try:
+            return read_manifest(self._sink, sha256)
+        except (NotFoundError, IntegrityError):
+            return None  # its files are then fetched rather than copied
+
+
+def _path_of(sink: Sink, model_id: str, row: Row) -> Path | str:
+    if "path" in row:
+        return Path(row["path"]) if row.get("path_is") == "path" else str(row["path"])
+    url = sink.url(version_prefix(model_id, row["version"]).rstrip("/"))
+    return Path(url) if "://" not in url and Path(url).is_absolute() else url
+
+
+def _as_json(entry: ModelEntry) -> dict[str, Any]:
+    try:
+        metadata = json.loads(canonical_json(dict(entry.metadata)))
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"the metadata of {entry.model_id!r} cannot be kept as JSON: {error}",
+            hint="use strings, numbers, booleans, lists and mappings only",
+        ) from error
+    assert isinstance(metadata, dict)
+    return metadata

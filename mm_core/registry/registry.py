@@ -1,0 +1,561 @@
+"""ModelRegistry: which versions of which models there are, kept beside them in the store."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket
+import threading
+import unicodedata
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from types import EllipsisType
+from typing import Any, ClassVar, TypeVar
+
+from mm_core.exceptions import (
+    CancelledError,
+    CommitUnknownError,
+    ConflictError,
+    IntegrityError,
+    MMError,
+    NotFoundError,
+    StorageError,
+    TransientError,
+    UsageError,
+)
+from mm_core.names import check_alias, check_model_id, check_version, fold
+from mm_core.registry.claims import Claim, Watch, discard_heartbeat
+from mm_core.registry.deadline import Deadline
+from mm_core.registry.entries import StoredFiles, entry_of, read_manifest, registered_fields
+from mm_core.registry.layout import create_once, manifest_key
+from mm_core.registry.log import CommitRecord, Log
+from mm_core.registry.operations import operation
+from mm_core.registry.processes import this_process
+from mm_core.registry.state import Operation, Record, Row, State, is_available, open_claim
+from mm_core.registry.view import JsonView
+from mm_core.schemas import Manifest, ModelEntry, ModelStatus, ModelType, rfc3339, sha256_hex
+from mm_core.sink import Sink
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_PAUSE = 2.0
+
+T = TypeVar("T")
+
+
+class ModelRegistry:
+    """The registry of one store: a log of commits, each an exclusive create.
+
+    Give it the `sink` that holds the models, or a `registry_file`: then the
+    registry lies in the folder beside it with ``.d`` added to its name, and the
+    file is a JSON view of it, written for people and never read.
+
+    Any number of instances, threads, processes and machines may use one store.
+    Every query first asks the store for what is new, which costs one read of an
+    absent object; `get_model_cached` does not. All methods raise `AuthError`,
+    `StorageError`, `IntegrityError` (the log is damaged) and, if the store stays
+    away for `commit_timeout` seconds, `TransientError`. Those that write raise
+    `CommitUnknownError` when it could not be found out whether the commit was
+    made; asking again is safe.
+
+    `claim_timeout` is the age in seconds at which a heartbeat counts as dead.
+    `writer` is noted in each commit, for people.
+    """
+
+    # The newest commit that this process made, by root: tells caches that they are old.
+    _written: ClassVar[dict[str, int]] = {}
+    _written_lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(
+        self,
+        sink: Sink | None = None,
+        *,
+        registry_file: Path | str | None = None,
+        claim_timeout: float = 60.0,
+        commit_timeout: float = 60.0,
+        writer: str | None = None,
+    ) -> None:
+        self._view = None if registry_file is None else JsonView(Path(registry_file))
+        self._sink = _sink_beside(registry_file) if sink is None else sink
+        self._claim_timeout = claim_timeout
+        self._commit_timeout = commit_timeout
+        writer = writer or f"{socket.gethostname()}/{os.getpid()}"
+        self._log = Log(self._sink, timeout=commit_timeout, writer=writer)
+        self._cache: dict[str, ModelEntry | None] = {}
+        self._cached_at = -1
+
+    @property
+    def sink(self) -> Sink:
+        """Where the models and the registry lie."""
+        return self._sink
+
+    @property
+    def id(self) -> str | None:
+        """The store's own id, from its ``format.json``; None while nobody has written to it."""
+        found = self._log.format
+        return None if found is None else str(found["id"])
+
+    @property
+    def registry_file(self) -> Path | None:
+        """The JSON view, if this registry was made with one."""
+        return None if self._view is None else self._view.path
+
+    def load(self) -> None:
+        """Read everything anew from the store, and write the view anew."""
+        state = self._log.reload()
+        if self._view is not None:
+            self._view.write(self._entries(state))
+
+    def refresh(self) -> None:
+        """See what others have committed since."""
+        self._log.refresh()
+
+    # -- queries ---------------------------------------------------------------------
+
+    def get_model(self, model_id: str, version: str | None = None) -> ModelEntry | None:
+        """The entry of a version, whatever its status; None if there is none.
+
+        Without `version`, the one that `resolve` would give, or else the newest.
+        """
+        return self._get(self._log.refresh(), model_id, version)
+
+    def get_model_cached(self, model_id: str) -> ModelEntry | None:
+        """`get_model` from memory.
+
+        It sees every commit of this process, through whichever instance; those
+        of other processes after the next `refresh`, `load` or other query.
+        """
+        state = self._log.known
+        if state is None or state.seq < self._written.get(self._sink.root, 0):
+            state = self._log.refresh()
+        if state.seq != self._cached_at:
+            self._cache, self._cached_at = {}, state.seq
+        if model_id not in self._cache:
+            self._cache[model_id] = self._get(state, model_id, None)
+        return self._cache[model_id]
+
+    def list_models(
+        self,
+        *,
+        status: ModelStatus | None = None,
+        model_type: ModelType | None = None,
+        include_deleted: bool = False,
+    ) -> list[ModelEntry]:
+        """All versions, by model id and then by age.
+
+        Those that are DELETED or SWEEPING are left out unless `status` names
+        them or `include_deleted` is set.
+        """
+        hidden = () if include_deleted or status else (ModelStatus.DELETED, ModelStatus.SWEEPING)
+        return [
+            entry_of(self._sink, record, row)
+            for record, row in self._log.refresh().rows()
+            if row["status"] not in hidden
+            and (status is None or row["status"] == status)
+            and (model_type is None or row.get("model_type") == model_type)
+        ]
+
+    def resolve(self, reference: str) -> ModelEntry:
+        """The AVAILABLE version that ``ID``, ``ID@VERSION``, ``ID@ALIAS`` or ``ID:ALIAS`` names.
+
+        A bare id means its alias ``latest``, or else the version added last.
+        `NotFoundError` if there is none.
+        """
+        model_id, separator, name = _split(reference)
+        state = self._log.refresh()
+        record = state.record(model_id)
+        if record is None:
+            raise NotFoundError(f"there is no model {model_id!r}", hint=_near(state, model_id))
+        row = _best(record) if not separator else _named(record, separator, name)
+        if row is None or not is_available(row):
+            status = f": it is {row['status']}" if row else ""
+            raise NotFoundError(
+                f"no available version answers to {reference!r}{status}",
+                hint=f"see `mm list --all`, or pull it again as {model_id}",
+            )
+        return entry_of(self._sink, record, row)
+
+    def aliases(self, model_id: str | None = None) -> dict[str, dict[str, str]]:
+        """The aliases of one model or of all: model id -> alias -> version."""
+        return {
+            record.model_id: dict(sorted(record.aliases.values()))
+            for _, record in sorted(self._log.refresh().models.items())
+            if record.aliases and model_id in (None, record.model_id)
+        }
+
+    def history(self, model_id: str | None = None) -> list[CommitRecord]:
+        """All commits, or those that touch a model, oldest first.
+
+        Reads the whole log and checks its chain: `IntegrityError` names the
+        first commit that was changed, damaged or lost.
+        """
+        return [
+            record
+            for record in self._log.records()
+            if model_id is None or any(o.get("model_id") == model_id for o in record.operations)
+        ]
+
+    def manifest(self, entry: ModelEntry) -> Manifest:
+        """The file list of a version. `NotFoundError` for one that was only registered."""
+        sha256 = entry.manifest
+        if sha256 is None:
+            raise NotFoundError(
+                f"{entry.model_id}@{entry.version} has no manifest",
+                hint="it was registered by path or is not complete; pull it to have one",
+            )
+        return self._patiently(lambda: read_manifest(self._sink, sha256))
+
+    def files_by_sha256(self) -> Mapping[str, tuple[str, int]]:
+        """sha256 -> (key, size) of the files of all AVAILABLE versions; read when first asked."""
+        return StoredFiles(self._sink, self._log.refresh())
+
+    # -- entries whose files the caller looks after ----------------------------------
+
+    def add_model(self, entry: ModelEntry) -> bool:
+        """Register an entry as it stands, with its own path and aliases.
+
+        False, and no change, if its model id and version are there already and
+        not DELETED.
+        """
+        register = operation(
+            "register", entry.model_id, version=entry.version, **registered_fields(entry)
+        )
+        try:
+            self._commit([register, *_alias_operations(entry, entry.aliases)])
+        except ConflictError:
+            row = self._log.refresh().row(entry.model_id, entry.version)
+            if row is None or row["status"] == ModelStatus.DELETED:
+                raise
+            return False
+        return True
+
+    def update_model_status(
+        self, model_id: str, status: ModelStatus, *, version: str | None = None
+    ) -> bool:
+        """Set the status of a version (by default of `get_model`'s); False if there is none.
+
+        `ConflictError` while it is being pulled or swept.
+        """
+        if status == ModelStatus.SWEEPING:
+            raise UsageError("SWEEPING is set by sweep() only")
+        entry = self.get_model(model_id, version)
+        if entry is None:
+            return False
+        value = ModelStatus(status).value
+        try:
+            self._commit([operation("status", entry.model_id, version=entry.version, status=value)])
+        except NotFoundError:
+            return False
+        return True
+
+    # -- a pull ----------------------------------------------------------------------
+
+    def begin(
+        self,
+        model_id: str,
+        version: str,
+        *,
+        model_type: ModelType = ModelType.OTHER,
+        source: str | None = None,
+        wait: bool = True,
+        on_wait: Callable[[ModelEntry], None] | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> Claim | ModelEntry:
+        """A `Claim` on a version that is to be filled, or the entry if it is AVAILABLE.
+
+        Where another's claim is open, wait until the version is there and return
+        its entry, or take the claim over when its heartbeat has died; `on_wait`
+        is called once, with the entry that is waited for. With ``wait=False``
+        that is a `ConflictError` instead. A version under sweep is waited for, too.
+
+        `ConflictError` if the version's folder would share files with another's;
+        `CancelledError` when `cancelled` is set.
+        """
+        names = check_model_id(model_id), check_version(version)
+        stop = threading.Event() if cancelled is None else cancelled
+        watch = Watch(self._sink, self._claim_timeout)
+        pause, told = 0.05, False
+        while True:
+            if stop.is_set():
+                raise CancelledError(f"stopped waiting for {names[0]}@{names[1]}")
+            state = self._log.refresh()
+            row = state.row(*names)
+            if row is not None and is_available(row):
+                return self._entry(state, *names)
+            if self._is_free(row, watch):
+                claim = self._claim(row, names, model_type=model_type.value, source=source)
+                if claim is not None:
+                    return claim
+                continue
+            entry = self._entry(state, *names)
+            if not wait:
+                raise ConflictError(f"{names[0]}@{names[1]} is {entry.status.value} by another")
+            if on_wait is not None and not told:
+                on_wait(entry)
+            told = True
+            stop.wait(random.uniform(pause / 2, pause))  # noqa: S311  # jitter
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+    def add(self, claim: Claim, manifest: Manifest, *, aliases: Sequence[str] = ()) -> ModelEntry:
+        """Make the claimed version AVAILABLE and let `aliases` name it, in one commit.
+
+        All files of `manifest` must be stored by now. `ConflictError` if the
+        claim was abandoned or taken over. Doing it again is safe.
+        """
+        if (manifest.model_id, manifest.version) != (claim.model_id, claim.version):
+            raise UsageError(
+                f"a manifest of {manifest.model_id}@{manifest.version} cannot end the claim on "
+                f"{claim.model_id}@{claim.version}"
+            )
+        sha256 = self._store_manifest(manifest)
+        add = operation(
+            "add",
+            claim.model_id,
+            id=f"{claim.id}-add",
+            version=claim.version,
+            claim=claim.id,
+            manifest=sha256,
+            size_bytes=manifest.size_bytes,
+            model_type=manifest.model_type.value,
+            source=manifest.source,
+            date=_now(),
+            metadata=_summary(manifest),
+        )
+        try:
+            state = self._commit([add, *_alias_operations(claim, aliases, id_prefix=claim.id)])
+        except ConflictError:
+            state = self._log.refresh()
+            row = state.row(claim.model_id, claim.version) or {}
+            if (row.get("claim"), row.get("manifest")) != (claim.id, sha256):
+                raise
+        claim.discard()
+        return self._entry(state, claim.model_id, claim.version)
+
+    def abandon(self, claim: Claim, reason: str) -> None:
+        """Give a claim up: the version is FAILED, and what is stored of it can be taken up again.
+
+        No effect if the claim is not open any more.
+        """
+        claim.close()
+        names = {"version": claim.version, "claim": claim.id}
+        try:
+            self._commit([operation("abandon", claim.model_id, **names, reason=reason)])
+        except ConflictError:
+            logger.info("the claim was closed already", extra={"claim": claim.id})
+        claim.discard()
+
+    # -- changes ---------------------------------------------------------------------
+
+    def remove(self, model_id: str, version: str) -> ModelEntry:
+        """Take a version out of use: DELETED, its aliases gone. Its files stay until swept.
+
+        `NotFoundError` if there is none; `ConflictError` while it is being pulled.
+        """
+        return self._change("remove", model_id, version)
+
+    def sweep(self, model_id: str, version: str) -> ModelEntry:
+        """Lock a DELETED, FAILED or unknown version, so that its files may be deleted.
+
+        Between this and `swept` nobody can begin it. Safe to call again.
+        """
+        return self._change("sweep", model_id, version)
+
+    def swept(self, model_id: str, version: str) -> None:
+        """Forget a version whose files are deleted."""
+        version = check_version(version)
+        self._commit([operation("swept", check_model_id(model_id), version=version)])
+
+    def set_alias(
+        self,
+        model_id: str,
+        alias: str,
+        version: str,
+        *,
+        expect: str | EllipsisType | None = ...,
+    ) -> ModelEntry:
+        """Let `alias` name an AVAILABLE version, and return its entry.
+
+        With `expect`, only if the alias names that version now (None: if there
+        is no such alias); otherwise `ConflictError`.
+        """
+        fields: dict[str, Any] = {"version": check_version(version), "alias": check_alias(alias)}
+        if not isinstance(expect, EllipsisType):
+            fields["expect"] = expect or ""
+        model_id = check_model_id(model_id)
+        state = self._commit([operation("alias", model_id, **fields)])
+        return self._entry(state, model_id, fields["version"])
+
+    def remove_alias(self, model_id: str, alias: str) -> None:
+        """Forget an alias. `NotFoundError` if there is none."""
+        self._commit([operation("unalias", check_model_id(model_id), alias=check_alias(alias))])
+
+    # -- within ----------------------------------------------------------------------
+
+    def _commit(self, operations: Sequence[Operation]) -> State:
+        if self._view is not None:
+            self._view.check()
+        state = self._log.commit(operations)
+        with self._written_lock:
+            root = self._sink.root
+            self._written[root] = max(state.seq, self._written.get(root, 0))
+        if self._view is not None:
+            try:
+                self._view.write(self._entries(self._log.known or state))
+            except StorageError as error:
+                logger.warning("the view is old", extra={"error": str(error)})
+        return state
+
+    def _change(self, op: str, model_id: str, version: str) -> ModelEntry:
+        model_id, version = check_model_id(model_id), check_version(version)
+        return self._entry(
+            self._commit([operation(op, model_id, version=version)]), model_id, version
+        )
+
+    def _claim(self, row: Row | None, names: tuple[str, str], **fields: Any) -> Claim | None:
+        """Commit a claim, over a stale one where there is one; None if the row has changed."""
+        held = open_claim(row)
+        claim = Claim(self._sink, uuid.uuid4().hex, *names, interval=self._claim_timeout / 4)
+        begin = operation(
+            "begin",
+            names[0],
+            version=names[1],
+            claim=claim.id,
+            timeout=self._claim_timeout,
+            owner=this_process(),
+            date=_now(),
+            **fields,
+        )
+        operations = [begin]
+        if held is not None:
+            reason = "its heartbeat died"
+            operations.insert(
+                0, operation("abandon", names[0], version=names[1], claim=held, reason=reason)
+            )
+        try:
+            self._patiently(claim.start)
+            self._commit(operations)
+        except CommitUnknownError:
+            claim.close()
+            raise
+        except MMError as error:
+            claim.discard()
+            if isinstance(error, ConflictError) and self._log.refresh().row(*names) != row:
+                return None
+            raise
+        if held is not None:
+            discard_heartbeat(self._sink, held)
+        return claim
+
+    @staticmethod
+    def _is_free(row: Row | None, watch: Watch) -> bool:
+        if row is None:
+            return True
+        if row["status"] == ModelStatus.SWEEPING:
+            return False
+        if open_claim(row) is None:
+            return True
+        try:
+            return watch.is_stale(row)
+        except TransientError:
+            return False
+
+    def _store_manifest(self, manifest: Manifest) -> str:
+        data = manifest.to_bytes()
+        sha256 = sha256_hex(data)
+        if not create_once(self._sink, manifest_key(sha256), data, self._deadline()):
+            raise IntegrityError(
+                f"{manifest_key(sha256)} at {self._sink.root} holds other bytes than its name says",
+                hint="delete that object and try again",
+            )
+        return sha256
+
+    def _get(self, state: State, model_id: str, version: str | None) -> ModelEntry | None:
+        record = state.record(unicodedata.normalize("NFC", model_id))
+        if record is None:
+            return None
+        if version is None:
+            row = _best(record) or record.newest(available=False)
+        else:
+            row = record.row(unicodedata.normalize("NFC", version))
+        return None if row is None else entry_of(self._sink, record, row)
+
+    def _entry(self, state: State, model_id: str, version: str) -> ModelEntry:
+        record = state.record(model_id)
+        row = record.row(version) if record else None
+        assert record is not None
+        assert row is not None
+        return entry_of(self._sink, record, row)
+
+    def _entries(self, state: State) -> list[ModelEntry]:
+        return [entry_of(self._sink, record, row) for record, row in state.rows()]
+
+    def _deadline(self) -> Deadline:
+        return Deadline(self._commit_timeout)
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        return self._deadline().persist(action)
+
+
+def _sink_beside(registry_file: Path | str | None) -> Sink:
+    if registry_file is None:
+        raise UsageError(
+            "a registry needs a sink or a registry_file",
+            hint="ModelRegistry(registry_file='models.json') keeps one on this disk",
+        )
+    from mm_core.plugins import Plugins
+
+    local = Plugins.discover().sink_type("local")
+    folder = Path(registry_file).absolute()
+    return local(local.Config(root=f"{folder}.d"))
+
+
+def _alias_operations(
+    named: ModelEntry | Claim, aliases: Sequence[str], *, id_prefix: str | None = None
+) -> list[Operation]:
+    return [
+        operation(
+            "alias",
+            named.model_id,
+            id=f"{id_prefix}-alias-{alias}" if id_prefix else None,
+            version=named.version,
+            alias=alias,
+        )
+        for alias in map(check_alias, aliases)
+    ]
+
+
+def _split(reference: str) -> tuple[str, str, str]:
+    for position, char in enumerate(reference):
+        if char in "@:":
+            name = unicodedata.normalize("NFC", reference[position + 1 :])
+            return check_model_id(reference[:position]), char, name
+    return check_model_id(reference), "", ""
+
+
+def _named(record: Record, separator: str, name: str) -> Row | None:
+    row = record.row(name) if separator == "@" else None
+    alias = record.aliases.get(fold(name))
+    return record.row(alias[1]) if row is None and alias else row
+
+
+def _best(record: Record) -> Row | None:
+    alias = record.aliases.get("latest")
+    row = record.row(alias[1]) if alias else None
+    return row if row is not None and is_available(row) else record.newest(available=True)
+
+
+def _near(state: State, model_id: str) -> str:
+    record = state.models.get(fold(model_id))
+    return f"did you mean {record.model_id!r}?" if record else "see `mm list` for what there is"
+
+
+def _summary(manifest: Manifest) -> dict[str, Any] | None:
+    known = {"license": manifest.license, "revision": manifest.revision}
+    return {name: value for name, value in known.items() if value is not None} or None
+
+
+def _now() -> str:
+    return rfc3339(datetime.now(timezone.utc))

@@ -1,0 +1,68 @@
+"""The registry as one JSON file, for people and scripts to read. Never read back as truth."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from mm_core.exceptions import ConfigError, StorageError
+from mm_core.schemas import ModelEntry
+
+FORMAT = "model-manager-view"
+
+
+class JsonView:
+    """The file at `path`, rewritten as a whole.
+
+    `ConfigError` if something stands there that is not such a view: it is never
+    overwritten.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.check()
+
+    def check(self) -> None:
+        """Raise `ConfigError` unless the file is absent, empty or such a view."""
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be read: {error.strerror}") from error
+        if data.strip() and not _is_view(data):
+            raise ConfigError(
+                f"{self.path} holds something that is not a view of a model registry",
+                hint="move the file away, or choose another registry_file",
+            )
+
+    def write(self, entries: Iterable[ModelEntry]) -> None:
+        """Replace the file: atomic. `StorageError` if that fails."""
+        self.check()
+        view = {"format": FORMAT, "models": [entry.to_json() for entry in entries]}
+        text = json.dumps(view, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+        try:
+            self._replace(text)
+        except OSError as error:
+            raise StorageError(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def _replace(self, text: str) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            Path(name).replace(self.path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def _is_view(data: bytes) -> bool:
+    try:
+        return bool(json.loads(data)["format"] == FORMAT)
+    except (ValueError, KeyError, TypeError):
+        return False
