@@ -1,0 +1,33 @@
+"""What every test gets: an environment of its own, and servers on loopback that it starts itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+VENDOR_PREFIXES = ("MM_", "HF_", "AWS_", "GOOGLE_", "STORAGE_EMULATOR", "HUGGING_FACE_")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(tmp_path_factory, monkeypatch) -> None:
+    """No test sees, or writes to, what the user who runs it has set up."""
+    for name in os.environ:
+        if name.startswith(VENDOR_PREFIXES):
+            monkeypatch.delenv(name)
+    home = tmp_path_factory.mktemp("home")
+    for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "HF_HOME"):
+        monkeypatch.setenv(name, str(home / name.lower()))
+    monkeypatch.setenv("XDG_CONFIG_DIRS", str(home / "xdg_config_dirs"))
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture
+def hub(monkeypatch) -> Iterator:
+    """A Hub on loopback, and HF_ENDPOINT naming it."""
+    from mm_core.testing.hub import HubServer
+
+    with HubServer() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        yield server
