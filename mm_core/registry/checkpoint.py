@@ -13,7 +13,7 @@ import zlib
 from typing import Any
 
 from mm_core.exceptions import IntegrityError, MMError
-from mm_core.registry.deadline import Deadline
+from mm_core.registry.chain import Patience
 from mm_core.registry.layout import CHECKPOINT_PREFIX, HINT_KEY
 from mm_core.registry.state import State
 from mm_core.schemas import canonical_json, sha256_hex
@@ -51,23 +51,23 @@ def write_checkpoint(sink: Sink, state: State) -> None:
         logger.warning("no checkpoint was written", extra={"seq": state.seq, "error": str(error)})
 
 
-def read_checkpoint(sink: Sink, deadline: Deadline) -> State:
+def read_checkpoint(sink: Sink, patience: Patience) -> State:
     """The newest valid checkpoint: the hint's, else the best found by listing, else the start."""
-    hint = _read_hint(sink, deadline)
-    state = _read(sink, hint["key"], hint["sha256"], deadline) if hint else None
+    hint = _read_hint(sink, patience)
+    state = _read(sink, hint["key"], hint["sha256"], patience) if hint else None
     if state is not None:
         return state
-    listed = deadline.persist(lambda: [found.key for found in sink.list(CHECKPOINT_PREFIX)])
+    listed = patience().persist(lambda: [found.key for found in sink.list(CHECKPOINT_PREFIX)])
     for key in reversed(listed):
         name = _NAME.fullmatch(key)
-        state = _read(sink, key, name[2], deadline) if name else None
+        state = _read(sink, key, name[2], patience) if name else None
         if state is not None:
             return state
     return State()
 
 
-def _read_hint(sink: Sink, deadline: Deadline) -> dict[str, Any] | None:
-    data = deadline.persist(lambda: read_if_exists(sink, HINT_KEY))
+def _read_hint(sink: Sink, patience: Patience) -> dict[str, Any] | None:
+    data = patience().persist(lambda: read_if_exists(sink, HINT_KEY))
     try:
         hint = json.loads(data) if data is not None else None
         if hint and _NAME.fullmatch(hint["key"]) and len(hint["sha256"]) == 64:
@@ -77,8 +77,8 @@ def _read_hint(sink: Sink, deadline: Deadline) -> dict[str, Any] | None:
     return None
 
 
-def _read(sink: Sink, key: str, digest: str, deadline: Deadline) -> State | None:
-    data = deadline.persist(lambda: read_if_exists(sink, key))
+def _read(sink: Sink, key: str, digest: str, patience: Patience) -> State | None:
+    data = patience().persist(lambda: read_if_exists(sink, key))
     if data is None:
         return None
     name = _NAME.fullmatch(key)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,42 +17,14 @@ from mm_core.exceptions import (
     OfflineError,
     TransientError,
 )
+from mm_core.registry.chain import CommitRecord, Patience, read_commits, refuse_gap
 from mm_core.registry.checkpoint import is_due, read_checkpoint, write_checkpoint
 from mm_core.registry.deadline import Deadline
-from mm_core.registry.layout import LOG_PREFIX, create_once, ensure_format, log_key, read_format
-from mm_core.registry.operations import replay, transition
+from mm_core.registry.layout import create_once, ensure_format, log_key, read_format
+from mm_core.registry.operations import apply_all, replay, transition
 from mm_core.registry.state import GENESIS, Operation, State, ids_of
 from mm_core.schemas import canonical_json, rfc3339, sha256_hex
-from mm_core.sink import Sink, read_if_exists
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommitRecord:
-    """One commit of the log.
-
-    `time` (RFC 3339) and `writer` are for people. Each of `operations` has at
-    least ``op``, ``id`` and ``model_id``.
-    """
-
-    seq: int
-    writer: str
-    time: str
-    operations: tuple[Mapping[str, Any], ...]
-    id: str = ""
-    sha256: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """The commit as JSON data."""
-        return {
-            "seq": self.seq,
-            "id": self.id,
-            "writer": self.writer,
-            "time": self.time,
-            "sha256": self.sha256,
-            "operations": [dict(operation) for operation in self.operations],
-        }
+from mm_core.sink import Sink
 
 
 class _Ask:
@@ -117,7 +87,7 @@ class Log:
 
     def refresh(self) -> State:
         """The newest state. Costs one read of an absent object where nothing is new."""
-        return self._advance(Deadline(self._timeout))
+        return self._advance(self._patience)
 
     def reload(self) -> State:
         """The newest state, read anew from the store."""
@@ -127,19 +97,18 @@ class Log:
 
     def records(self) -> Iterator[CommitRecord]:
         """All commits from the first, the chain checked: `IntegrityError` where it is broken."""
-        deadline, head, seq = Deadline(self._timeout), GENESIS, 0
-        while (found := _read_commit(self.sink, seq + 1, head, deadline)) is not None:
-            commit, head = found
-            seq += 1
-            yield CommitRecord(
-                seq=seq,
-                id=str(commit.get("id", "")),
-                writer=str(commit.get("writer", "")),
-                time=str(commit.get("time", "")),
-                operations=tuple(commit["operations"]),
-                sha256=head,
+        state, seq, head = self.refresh(), 0, GENESIS
+        for record in read_commits(self.sink, 0, GENESIS, self._patience):
+            seq, head = record.seq, record.sha256
+            if seq == state.seq and head != state.head:
+                break
+            yield record
+        if seq < state.seq or (seq == state.seq and head != state.head):
+            raise IntegrityError(
+                f"the registry's log at {self.sink.root} was changed or damaged: "
+                f"commit {min(seq + 1, state.seq)} is not the one that was there before",
+                hint="restore it from a backup",
             )
-            deadline = Deadline(self._timeout)
 
     def commit(self, operations: Sequence[Operation]) -> State:
         """Make one commit of `operations`, all or none, and return the state after it.
@@ -173,9 +142,10 @@ class Log:
 
     def _commit(self, batch: list[_Ask]) -> None:
         deadline = Deadline(self._timeout)
-        self._format = ensure_format(self.sink, deadline)
+        if self._format is None:
+            self._format = ensure_format(self.sink, deadline)
         while True:
-            attempt = self._attempt(self._advance(deadline), batch)
+            attempt = self._attempt(self._advance(lambda: deadline), batch)
             if not attempt.accepted or self._create(attempt, deadline):
                 break
             if not deadline.pause():
@@ -217,7 +187,7 @@ class Log:
             "operations": operations,
         }
         data = canonical_json(commit)
-        after = replay(state, [(commit, sha256_hex(data))])
+        after = apply_all(state, operations, state.seq + 1, sha256_hex(data))
         return _Attempt(data, after, accepted, refused)
 
     def _create(self, attempt: _Attempt, deadline: Deadline) -> bool:
@@ -228,68 +198,27 @@ class Log:
         except TransientError as error:
             raise _unknown(attempt.accepted, str(error)) from error
 
-    def _advance(self, deadline: Deadline) -> State:
+    def _advance(self, patience: Patience) -> State:
         state = self._state
         if state is None:
-            self._format = read_format(self.sink, deadline)
-            state = self._follow(read_checkpoint(self.sink, deadline), deadline)
-            self._refuse_gap(state, deadline)
-        return self._keep(self._follow(state, deadline))
+            self._format = read_format(self.sink, patience())
+            state = self._follow(read_checkpoint(self.sink, patience), patience)
+            refuse_gap(self.sink, state, patience)
+        return self._keep(self._follow(state, patience))
 
-    def _follow(self, state: State, deadline: Deadline) -> State:
-        def commits() -> Iterator[tuple[Mapping[str, Any], str]]:
-            seq, head = state.seq, state.head
-            while (found := _read_commit(self.sink, seq + 1, head, deadline)) is not None:
-                seq, head = seq + 1, found[1]
-                yield found
+    def _follow(self, state: State, patience: Patience) -> State:
+        records = read_commits(self.sink, state.seq, state.head, patience)
+        first = next(records, None)
+        return state if first is None else replay(state, chain([first], records))
 
-        first = next(found := commits(), None)
-        return state if first is None else replay(state, chain([first], found))
-
-    def _refuse_gap(self, state: State, deadline: Deadline) -> None:
-        """A commit just beyond an absent one means that the log was damaged."""
-        absent = log_key(state.seq + 1)
-        near = absent[: -len("00.json")]
-        listed = deadline.persist(lambda: [found.key for found in self.sink.list(near)])
-        beyond = [key for key in listed if key > absent]
-        if beyond and deadline.persist(lambda: self.sink.stat(absent)) is None:
-            raise IntegrityError(
-                f"commit {state.seq + 1} is missing from the registry's log at {self.sink.root}, "
-                f"though later ones such as {beyond[0].removeprefix(LOG_PREFIX)} are there",
-                hint="restore it from a backup; nothing is written until then",
-            )
+    def _patience(self) -> Deadline:
+        return Deadline(self._timeout)
 
     def _keep(self, state: State) -> State:
         with self._guard:
             if self._state is None or state.seq > self._state.seq:
                 self._state = state
             return self._state
-
-
-def _read_commit(
-    sink: Sink, seq: int, prev: str, deadline: Deadline
-) -> tuple[dict[str, Any], str] | None:
-    data = deadline.persist(lambda: read_if_exists(sink, log_key(seq)))
-    if data is None:
-        return None
-    try:
-        commit = json.loads(data)
-        right = commit["seq"] == seq and isinstance(commit["operations"], list)
-        named = commit["prev"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(sink, seq, "it cannot be read") from error
-    if not right:
-        raise _damaged(sink, seq, "it is not the commit of that number")
-    if named != prev:
-        raise _damaged(sink, seq, "it does not follow the commit before it")
-    return commit, sha256_hex(data)
-
-
-def _damaged(sink: Sink, seq: int, why: str) -> IntegrityError:
-    return IntegrityError(
-        f"commit {seq} of the registry's log at {sink.root} was changed or damaged: {why}",
-        hint="restore it from a backup; nothing is written until then",
-    )
 
 
 def _unknown(asks: Sequence[_Ask], why: str) -> CommitUnknownError:

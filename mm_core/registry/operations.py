@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from mm_core.exceptions import ConflictError, IntegrityError, NotFoundError, StorageError
 from mm_core.names import fold
+from mm_core.registry.chain import CommitRecord
 from mm_core.registry.state import Draft, Operation, Row, State, open_claim, status_of
 from mm_core.schemas import ModelStatus
 
@@ -38,13 +39,21 @@ def transition(state: State, operations: Sequence[Operation]) -> State:
     return draft.finish(state.seq, state.head)
 
 
-def replay(state: State, commits: Iterable[tuple[Mapping[str, Any], str]]) -> State:
-    """The state after `commits`, each given with the sha256 of its bytes. Checks nothing."""
+def replay(state: State, commits: Iterable[CommitRecord]) -> State:
+    """The state after `commits`. Checks nothing."""
     draft, seq, head = Draft(state), state.seq, state.head
-    for commit, digest in commits:
-        seq, head = commit["seq"], digest
-        for index, item in enumerate(commit["operations"]):
+    for commit in commits:
+        seq, head = commit.seq, commit.sha256
+        for index, item in enumerate(commit.operations):
             _apply(draft, item, seq, index)
+    return draft.finish(seq, head)
+
+
+def apply_all(state: State, operations: Sequence[Operation], seq: int, head: str) -> State:
+    """The state after a commit of `operations` that were checked."""
+    draft = Draft(state)
+    for index, item in enumerate(operations):
+        _apply(draft, item, seq, index)
     return draft.finish(seq, head)
 
 
@@ -106,7 +115,7 @@ def _check_add(state: State, item: Operation) -> None:
 
 def _apply_add(draft: Draft, item: Operation) -> None:
     row = _old(draft, item)
-    for gone in ("owner", "reason"):
+    for gone in ("owner", "timeout", "reason"):
         row.pop(gone, None)
     row.update(_fields(item), status=_S.AVAILABLE.value, added=draft.position)
     draft.put_row(item["model_id"], item["version"], row)
@@ -121,7 +130,6 @@ def _check_abandon(state: State, item: Operation) -> None:
 def _apply_abandon(draft: Draft, item: Operation) -> None:
     row = _old(draft, item)
     if row.get("claim") == item["claim"]:
-        row.pop("owner", None)
         row.update(_fields(item), status=_S.FAILED.value)
         draft.put_row(item["model_id"], item["version"], row)
 
@@ -142,6 +150,11 @@ def _apply_register(draft: Draft, item: Operation) -> None:
 def _check_status(state: State, item: Operation) -> None:
     row = _existing(state, item)
     _refuse_unless(open_claim(row) is None and status_of(row) is not _S.SWEEPING, item, row)
+    if item["status"] == _S.AVAILABLE.value and "path" not in row and "manifest" not in row:
+        raise ConflictError(
+            f"{_name(item)} was never completed, so it cannot be made AVAILABLE",
+            hint="pull it again; what is stored already is used",
+        )
 
 
 def _apply_status(draft: Draft, item: Operation) -> None:

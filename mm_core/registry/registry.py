@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import socket
 import threading
-import unicodedata
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,32 +13,28 @@ from types import EllipsisType
 from typing import Any, ClassVar, TypeVar
 
 from mm_core.exceptions import (
-    CancelledError,
-    CommitUnknownError,
     ConflictError,
     IntegrityError,
     MMError,
     NotFoundError,
-    StorageError,
-    TransientError,
     UsageError,
 )
-from mm_core.names import check_alias, check_model_id, check_version, fold
-from mm_core.registry.claims import Claim, Watch, discard_heartbeat
+from mm_core.names import check_alias, check_model_id, check_version
+from mm_core.registry.begin import Beginner
+from mm_core.registry.chain import CommitRecord
+from mm_core.registry.claims import Claim
 from mm_core.registry.deadline import Deadline
 from mm_core.registry.entries import StoredFiles, entry_of, read_manifest, registered_fields
 from mm_core.registry.layout import create_once, manifest_key
-from mm_core.registry.log import CommitRecord, Log
+from mm_core.registry.log import Log
 from mm_core.registry.operations import operation
-from mm_core.registry.processes import this_process
-from mm_core.registry.state import Operation, Record, Row, State, is_available, open_claim
+from mm_core.registry.references import find_any, find_available
+from mm_core.registry.state import Operation, State
 from mm_core.registry.view import JsonView
 from mm_core.schemas import Manifest, ModelEntry, ModelStatus, ModelType, rfc3339, sha256_hex
 from mm_core.sink import Sink
 
 logger = logging.getLogger(__name__)
-
-_LONGEST_PAUSE = 2.0
 
 T = TypeVar("T")
 
@@ -86,6 +79,7 @@ class ModelRegistry:
         self._log = Log(self._sink, timeout=commit_timeout, writer=writer)
         self._cache: dict[str, ModelEntry | None] = {}
         self._cached_at = -1
+        self._view_lock = threading.Lock()
 
     @property
     def sink(self) -> Sink:
@@ -164,18 +158,7 @@ class ModelRegistry:
         A bare id means its alias ``latest``, or else the version added last.
         `NotFoundError` if there is none.
         """
-        model_id, separator, name = _split(reference)
-        state = self._log.refresh()
-        record = state.record(model_id)
-        if record is None:
-            raise NotFoundError(f"there is no model {model_id!r}", hint=_near(state, model_id))
-        row = _best(record) if not separator else _named(record, separator, name)
-        if row is None or not is_available(row):
-            status = f": it is {row['status']}" if row else ""
-            raise NotFoundError(
-                f"no available version answers to {reference!r}{status}",
-                hint=f"see `mm list --all`, or pull it again as {model_id}",
-            )
+        record, row = find_available(self._log.refresh(), reference)
         return entry_of(self._sink, record, row)
 
     def aliases(self, model_id: str | None = None) -> dict[str, dict[str, str]]:
@@ -275,29 +258,19 @@ class ModelRegistry:
         `CancelledError` when `cancelled` is set.
         """
         names = check_model_id(model_id), check_version(version)
-        stop = threading.Event() if cancelled is None else cancelled
-        watch = Watch(self._sink, self._claim_timeout)
-        pause, told = 0.05, False
-        while True:
-            if stop.is_set():
-                raise CancelledError(f"stopped waiting for {names[0]}@{names[1]}")
-            state = self._log.refresh()
-            row = state.row(*names)
-            if row is not None and is_available(row):
-                return self._entry(state, *names)
-            if self._is_free(row, watch):
-                claim = self._claim(row, names, model_type=model_type.value, source=source)
-                if claim is not None:
-                    return claim
-                continue
-            entry = self._entry(state, *names)
-            if not wait:
-                raise ConflictError(f"{names[0]}@{names[1]} is {entry.status.value} by another")
-            if on_wait is not None and not told:
-                on_wait(entry)
-            told = True
-            stop.wait(random.uniform(pause / 2, pause))  # noqa: S311  # jitter
-            pause = min(pause * 1.5, _LONGEST_PAUSE)
+        fields = {"model_type": model_type.value, "source": source, "date": _now()}
+        beginner = Beginner(
+            self._log, self._commit, names, claim_timeout=self._claim_timeout, fields=fields
+        )
+
+        def tell(state: State) -> None:
+            if on_wait is not None:
+                on_wait(self._entry(state, *names))
+
+        begun = beginner.run(
+            wait=wait, on_wait=tell, cancelled=threading.Event() if cancelled is None else cancelled
+        )
+        return begun if isinstance(begun, Claim) else self._entry(begun, *names)
 
     def add(self, claim: Claim, manifest: Manifest, *, aliases: Sequence[str] = ()) -> ModelEntry:
         """Make the claimed version AVAILABLE and let `aliases` name it, in one commit.
@@ -401,66 +374,23 @@ class ModelRegistry:
         with self._written_lock:
             root = self._sink.root
             self._written[root] = max(state.seq, self._written.get(root, 0))
-        if self._view is not None:
-            try:
-                self._view.write(self._entries(self._log.known or state))
-            except StorageError as error:
-                logger.warning("the view is old", extra={"error": str(error)})
+        self._show(state)
         return state
+
+    def _show(self, state: State) -> None:
+        if self._view is None:
+            return
+        try:
+            with self._view_lock:
+                self._view.write(self._entries(self._log.known or state))
+        except MMError as error:  # what was committed stays committed
+            logger.warning("the view could not be written", extra={"error": str(error)})
 
     def _change(self, op: str, model_id: str, version: str) -> ModelEntry:
         model_id, version = check_model_id(model_id), check_version(version)
         return self._entry(
             self._commit([operation(op, model_id, version=version)]), model_id, version
         )
-
-    def _claim(self, row: Row | None, names: tuple[str, str], **fields: Any) -> Claim | None:
-        """Commit a claim, over a stale one where there is one; None if the row has changed."""
-        held = open_claim(row)
-        claim = Claim(self._sink, uuid.uuid4().hex, *names, interval=self._claim_timeout / 4)
-        begin = operation(
-            "begin",
-            names[0],
-            version=names[1],
-            claim=claim.id,
-            timeout=self._claim_timeout,
-            owner=this_process(),
-            date=_now(),
-            **fields,
-        )
-        operations = [begin]
-        if held is not None:
-            reason = "its heartbeat died"
-            operations.insert(
-                0, operation("abandon", names[0], version=names[1], claim=held, reason=reason)
-            )
-        try:
-            self._patiently(claim.start)
-            self._commit(operations)
-        except CommitUnknownError:
-            claim.close()
-            raise
-        except MMError as error:
-            claim.discard()
-            if isinstance(error, ConflictError) and self._log.refresh().row(*names) != row:
-                return None
-            raise
-        if held is not None:
-            discard_heartbeat(self._sink, held)
-        return claim
-
-    @staticmethod
-    def _is_free(row: Row | None, watch: Watch) -> bool:
-        if row is None:
-            return True
-        if row["status"] == ModelStatus.SWEEPING:
-            return False
-        if open_claim(row) is None:
-            return True
-        try:
-            return watch.is_stale(row)
-        except TransientError:
-            return False
 
     def _store_manifest(self, manifest: Manifest) -> str:
         data = manifest.to_bytes()
@@ -473,14 +403,8 @@ class ModelRegistry:
         return sha256
 
     def _get(self, state: State, model_id: str, version: str | None) -> ModelEntry | None:
-        record = state.record(unicodedata.normalize("NFC", model_id))
-        if record is None:
-            return None
-        if version is None:
-            row = _best(record) or record.newest(available=False)
-        else:
-            row = record.row(unicodedata.normalize("NFC", version))
-        return None if row is None else entry_of(self._sink, record, row)
+        found = find_any(state, model_id, version)
+        return None if found is None else entry_of(self._sink, *found)
 
     def _entry(self, state: State, model_id: str, version: str) -> ModelEntry:
         record = state.record(model_id)
@@ -525,31 +449,6 @@ def _alias_operations(
         )
         for alias in map(check_alias, aliases)
     ]
-
-
-def _split(reference: str) -> tuple[str, str, str]:
-    for position, char in enumerate(reference):
-        if char in "@:":
-            name = unicodedata.normalize("NFC", reference[position + 1 :])
-            return check_model_id(reference[:position]), char, name
-    return check_model_id(reference), "", ""
-
-
-def _named(record: Record, separator: str, name: str) -> Row | None:
-    row = record.row(name) if separator == "@" else None
-    alias = record.aliases.get(fold(name))
-    return record.row(alias[1]) if row is None and alias else row
-
-
-def _best(record: Record) -> Row | None:
-    alias = record.aliases.get("latest")
-    row = record.row(alias[1]) if alias else None
-    return row if row is not None and is_available(row) else record.newest(available=True)
-
-
-def _near(state: State, model_id: str) -> str:
-    record = state.models.get(fold(model_id))
-    return f"did you mean {record.model_id!r}?" if record else "see `mm list` for what there is"
 
 
 def _summary(manifest: Manifest) -> dict[str, Any] | None:

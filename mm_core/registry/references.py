@@ -1,0 +1,63 @@
+"""References: ``ID``, ``ID@VERSION``, ``ID@ALIAS`` and ``ID:ALIAS``, looked up in a state."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from mm_core.exceptions import NotFoundError
+from mm_core.names import check_model_id, fold
+from mm_core.registry.state import Record, Row, State, is_available
+
+
+def find_available(state: State, reference: str) -> tuple[Record, Row]:
+    """The model and the AVAILABLE version that `reference` names, or `NotFoundError`."""
+    model_id, separator, name = _split(reference)
+    record = state.record(model_id)
+    if record is None:
+        raise NotFoundError(f"there is no model {model_id!r}", hint=_near(state, model_id))
+    row = best(record) if not separator else _named(record, separator, name)
+    if row is None or not is_available(row):
+        status = f": it is {row['status']}" if row else ""
+        raise NotFoundError(
+            f"no available version answers to {reference!r}{status}",
+            hint="see `mm list --all` for what there is, or pull it",
+        )
+    return record, row
+
+
+def find_any(state: State, model_id: str, version: str | None) -> tuple[Record, Row] | None:
+    """The model and a version of whatever status: that named, else the best, else the newest."""
+    record = state.record(unicodedata.normalize("NFC", model_id))
+    if record is None:
+        return None
+    if version is None:
+        row = best(record) or record.newest(available=False)
+    else:
+        row = record.row(unicodedata.normalize("NFC", version))
+    return None if row is None else (record, row)
+
+
+def best(record: Record) -> Row | None:
+    """The AVAILABLE version that the alias ``latest`` names, or else the one added last."""
+    alias = record.aliases.get("latest")
+    row = record.row(alias[1]) if alias else None
+    return row if row is not None and is_available(row) else record.newest(available=True)
+
+
+def _split(reference: str) -> tuple[str, str, str]:
+    for position, char in enumerate(reference):
+        if char in "@:":
+            name = unicodedata.normalize("NFC", reference[position + 1 :])
+            return check_model_id(reference[:position]), char, name
+    return check_model_id(reference), "", ""
+
+
+def _named(record: Record, separator: str, name: str) -> Row | None:
+    row = record.row(name) if separator == "@" else None
+    alias = record.aliases.get(fold(name))
+    return record.row(alias[1]) if row is None and alias else row
+
+
+def _near(state: State, model_id: str) -> str:
+    record = state.models.get(fold(model_id))
+    return f"did you mean {record.model_id!r}?" if record else "see `mm list` for what there is"

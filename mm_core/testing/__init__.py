@@ -1,0 +1,1 @@
+"""Test suites and servers for the authors of plugins. Needs pytest."""
