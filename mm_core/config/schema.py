@@ -1,0 +1,153 @@
+"""What may stand in ``mm.yaml``: its JSON schema, a starter file, and a check of all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from mm_core.config.problems import did_you_mean
+from mm_core.config.sections import Document
+from mm_core.config.settings import Settings, build_config, is_address
+from mm_core.exceptions import MMError
+
+if TYPE_CHECKING:
+    from mm_core.plugins import Plugins
+    from mm_core.sink import Sink
+    from mm_core.source import Source
+
+_REFERENCE = {"type": "string", "pattern": r"\$\{.+\}", "description": "A ${VARIABLE}"}
+
+_STARTER = """\
+# yaml-language-server: $schema=./mm.schema.json
+# The schema is made by `mm config schema > mm.schema.json`; check this file with
+# `mm config validate`. Secrets do not belong here: write ${VARIABLE} or ${file:PATH}.
+version: 1
+
+defaults:
+  backend: BACKEND
+  jobs: 8
+
+backends:
+  # Where models are kept. A backend is used by its name: mm pull … --to NAME
+ENTRY
+  # lake: {type: s3, root: s3://my-bucket/models, options: {profile: ml}}
+  # dr:   {type: gcs, root: gs://my-bucket/models, options: {project: my-project}}
+
+sources:
+  # Where models come from. The Hub needs a token only for private and gated models.
+  hf: {type: huggingface, token: "${HF_TOKEN:-}"}
+  # vendor:
+  #   type: url
+  #   allow_hosts: [dl.vendor.example]
+  #   headers: {Authorization: "Bearer ${VENDOR_KEY}"}
+"""
+
+
+def starter(*, backend: str = "local", type: str = "local", root: str = "./models") -> str:
+    """The text of a first ``mm.yaml``, with one backend."""
+    import json
+
+    entry = f"  {backend}: {{type: {type}, root: {json.dumps(root)}}}"
+    return _STARTER.replace("BACKEND", backend).replace("ENTRY", entry)
+
+
+def validate(settings: Settings, plugins: Plugins) -> list[str]:
+    """All that is wrong with the settings of plugins and with names, a line each.
+
+    What `load_settings` refuses by itself (unknown keys, wrong types) never
+    gets as far as here. Nothing is opened and nobody is asked.
+    """
+    return [*_plugin_problems(settings, plugins), *_name_problems(settings)]
+
+
+def json_schema(plugins: Plugins) -> dict[str, Any]:
+    """The JSON schema (2020-12) of ``mm.yaml``, with the settings of all installed plugins."""
+    schema = Document.model_json_schema(ref_template="#/$defs/{model}")
+    definitions: dict[str, Any] = schema.setdefault("$defs", {})
+    definitions.pop("Entry", None)
+    offered: dict[str, Mapping[str, type[Sink | Source]]] = {
+        "backends": plugins.sinks(),
+        "sources": plugins.sources(),
+    }
+    for section, types in offered.items():
+        kinds = []
+        for name, found in sorted(types.items()):
+            key = f"{section}.{name}"
+            definitions[key] = _entry_schema(found.Config.model_json_schema(), name, key)
+            definitions.update(_inner_definitions(definitions[key]))
+            kinds.append({"$ref": f"#/$defs/{key}"})
+        schema["properties"][section]["additionalProperties"] = {"anyOf": kinds} if kinds else {}
+        schema["properties"][section].pop("patternProperties", None)
+        schema["properties"][section]["propertyNames"] = {
+            "pattern": r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+        }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **_open_to_references(schema),
+        "title": "mm.yaml",
+    }
+
+
+def _plugin_problems(settings: Settings, plugins: Plugins) -> Iterator[str]:
+    for section, entries, find in (
+        ("backends", settings.backends, plugins.sink_type),
+        ("sources", settings.sources, plugins.source_type),
+    ):
+        for name, entry in entries.items():
+            where = f"{section}.{name}"
+            try:
+                build_config(find(entry.type).Config, entry.values, where, settings)
+            except MMError as error:
+                at = settings.origin(f"{where}.type")
+                told = str(error).startswith(str(settings.origin(where)).partition(":")[0])
+                yield from (str(error) if told else f"{at}: {where}: {error}").split("\n")
+
+
+def _name_problems(settings: Settings) -> Iterator[str]:
+    known = list(settings.backends)
+    for model_id, wanted in settings.models.items():
+        for name in wanted.get("to", ()):
+            if name not in known and not is_address(name):
+                at = settings.origin_near(("models", model_id, "to"))
+                yield (
+                    f"{at}: models.{model_id}.to: there is no backend named {name!r}"
+                    f"{did_you_mean(name, known)}"
+                )
+
+
+def _entry_schema(config: dict[str, Any], type_: str, key: str) -> dict[str, Any]:
+    """The schema of a plugin's ``Config`` with its ``type`` before it."""
+    definitions = {f"{key}.{n}": d for n, d in config.pop("$defs", {}).items()}
+    config = _renamed({**config, "$defs": definitions}, key)
+    properties = {"type": {"const": type_}, **config.get("properties", {})}
+    required = ["type", *config.get("required", [])]
+    return {**config, "title": key, "properties": properties, "required": required}
+
+
+def _inner_definitions(schema: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = schema.pop("$defs", {})
+    return found
+
+
+def _renamed(node: Any, key: str) -> Any:
+    if isinstance(node, Mapping):
+        return {
+            k: f"#/$defs/{key}.{v.rpartition('/')[2]}"
+            if k == "$ref" and isinstance(v, str)
+            else _renamed(v, key)
+            for k, v in node.items()
+        }
+    return [_renamed(item, key) for item in node] if isinstance(node, list) else node
+
+
+def _open_to_references(node: Any) -> Any:
+    """A number or a truth value may also be given as ``${VARIABLE}``."""
+    if isinstance(node, list):
+        return [_open_to_references(item) for item in node]
+    if not isinstance(node, Mapping):
+        return node
+    if node.get("type") in ("integer", "number", "boolean"):
+        described = {k: node[k] for k in ("title", "description", "default") if k in node}
+        bare = {k: v for k, v in node.items() if k not in described}
+        return {**described, "anyOf": [bare, _REFERENCE]}
+    return {key: _open_to_references(value) for key, value in node.items()}

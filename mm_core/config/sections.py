@@ -1,0 +1,193 @@
+"""The sections of ``mm.yaml``: their keys, types, limits and defaults.
+
+What belongs to a plugin (all of a backend or source but its ``type``) is checked
+against that plugin's own ``Config``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+)
+
+from mm_core.names import check_alias, check_model_id, check_version
+from mm_core.schemas import ModelType
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?", re.IGNORECASE)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)?", re.IGNORECASE)
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+
+def parse_size(value: Any) -> int:
+    """The number of bytes in ``268435456``, ``"256MiB"`` or ``"1.5 GB"``. Raises `ValueError`."""
+    match = None if isinstance(value, bool) else _SIZE.fullmatch(str(value).strip())
+    if match is None:
+        raise ValueError("a size is a number of bytes, or such as 256MiB or 1.5GB")
+    number, prefix, binary = match.groups()
+    power = "kmgtp".find(prefix.lower()) + 1 if prefix else 0
+    return int(float(number) * (1024 if binary else 1000) ** power)
+
+
+def parse_duration(value: Any) -> float:
+    """The number of seconds in ``60``, ``"90s"``, ``"1h30m"`` or ``"24h"``. Raises `ValueError`."""
+    text = "" if isinstance(value, bool) else str(value).strip()
+    parts = list(_DURATION.finditer(text))
+    if (
+        not parts
+        or "".join(p[0] for p in parts) != text
+        or (len(parts) > 1 and not all(p[2] for p in parts))
+    ):
+        raise ValueError("a duration is a number of seconds, or such as 90s, 15m, 24h or 7d")
+    return sum(float(p[1]) * _SECONDS[(p[2] or "s").lower()] for p in parts)
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number is wanted, not true or false")  # noqa: TRY004  # pydantic's way
+    return value
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Size = Annotated[
+    int,
+    BeforeValidator(parse_size),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "examples": ["256MiB"]}]}
+    ),
+]
+Seconds = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    WithJsonSchema(
+        {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "examples": ["24h"]}]}
+    ),
+]
+Count = Annotated[int, BeforeValidator(_no_bool)]
+Alias = Annotated[str, AfterValidator(check_alias)]
+Version = Annotated[str, AfterValidator(check_version)]
+Names = Annotated[
+    list[str],
+    BeforeValidator(_listed),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+
+
+class Section(BaseModel):
+    """The base of all sections: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Timeouts(Section):
+    """How long to wait for another machine."""
+
+    connect: Seconds = Field(default=10.0, gt=0, description="Seconds for a connection to stand")
+    read: Seconds = Field(default=60.0, gt=0, description="Seconds without a byte")
+    commit: Seconds = Field(default=60.0, gt=0, description="Seconds for a commit to the registry")
+
+
+class Defaults(Section):
+    """What holds where a command does not say otherwise."""
+
+    backend: str | None = Field(default=None, description="The backend, by name or URL")
+    jobs: Count = Field(default=8, ge=1, le=64, description="Transfers at once")
+    claim_timeout: Seconds = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds without a heartbeat until another may take over a pull",
+    )
+    retries: Count = Field(default=5, ge=0, le=100, description="Tries again without progress")
+    memory_budget: Size = Field(
+        default=256 * 2**20,
+        ge=2**20,
+        description="Bytes that all transfers together may hold in memory",
+    )
+    offline: bool = Field(default=False, description="Ask no source over the network")
+    timeouts: Timeouts = Field(default_factory=Timeouts, description="How long to wait")
+
+
+class AllowDeny(Section):
+    """Two lists; what is denied is refused even if it is allowed as well."""
+
+    allow: Names | None = Field(default=None, description="Only these; all if absent")
+    deny: Names = Field(default_factory=list, description="Never these")
+
+
+class Limits(Section):
+    """The largest that may be pulled."""
+
+    max_size: Size | None = Field(default=None, description="Bytes of a whole model")
+    max_file_size: Size | None = Field(default=None, description="Bytes of one file")
+    max_files: Count | None = Field(default=None, ge=1, description="Number of files")
+
+
+class PolicySection(Section):
+    """One policy: what a model must be like."""
+
+    formats: AllowDeny | None = Field(default=None, description="Globs over file paths")
+    licenses: AllowDeny | None = Field(
+        default=None, description="SPDX identifiers, as the Hub spells them"
+    )
+    limits: Limits | None = Field(default=None, description="Sizes and numbers")
+
+
+class WantedModel(Section):
+    """One model that should be there: the wanted state."""
+
+    source: str = Field(description="Where it comes from, as `mm pull` takes it")
+    revision: str | None = Field(default=None, description="A branch, tag or commit of the source")
+    include: Names = Field(default_factory=list, description="Globs of files to take")
+    exclude: Names = Field(default_factory=list, description="Globs of files to leave out")
+    to: Names = Field(default_factory=list, description="Backends; the default one if empty")
+    aliases: list[Alias] = Field(default_factory=list, description="Aliases to set")
+    version: Version | None = Field(
+        default=None, description="The version, if the source fixes none"
+    )
+    type: ModelType | None = Field(default=None, description="What the model does")
+
+
+class Retention(Section):
+    """What garbage collection leaves alone."""
+
+    keep_last: Count | None = Field(
+        default=None, ge=1, description="Newest versions of each model to keep"
+    )
+    keep_aliases: list[Alias] = Field(
+        default_factory=list, description="Aliases whose versions are kept"
+    )
+    grace: Seconds | None = Field(default=None, ge=0, description="Seconds before an orphan goes")
+
+
+ModelId = Annotated[str, AfterValidator(check_model_id)]
+EntryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class Entry(BaseModel):
+    """A backend or source: its type, and the settings of that type."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str = Field(description="The kind, as a plugin calls it")
+
+
+class Document(Section):
+    """All of ``mm.yaml``."""
+
+    version: Literal[1] = Field(default=1, description="The version of this format")
+    defaults: Defaults = Field(default_factory=Defaults)
+    backends: dict[EntryName, Entry] = Field(default_factory=dict)
+    sources: dict[EntryName, Entry] = Field(default_factory=dict)
+    policies: dict[str, PolicySection] = Field(default_factory=dict)
+    models: dict[ModelId, WantedModel] = Field(default_factory=dict)
+    retention: Retention = Field(default_factory=Retention)
