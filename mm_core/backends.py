@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from mm_core.config import Settings, build_config, is_address
 from mm_core.config.problems import did_you_mean
-from mm_core.exceptions import ConfigError, PluginError, UsageError
+from mm_core.exceptions import ConfigError, UsageError
 from mm_core.plugins import Plugins
 from mm_core.redaction import redact_url
 from mm_core.sink import Sink
 from mm_core.source import Source
+
+S = TypeVar("S", Sink, Source)
 
 _NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*):(?!//)(?P<path>.*)", re.DOTALL)
 _EXAMPLES = (
@@ -64,7 +65,7 @@ def open_source(settings: Settings, plugins: Plugins, address: str) -> tuple[Sou
         return _open_url(settings, plugins, address)
     folder = Path(address).expanduser()
     if folder.is_dir():
-        return _open_url(settings, plugins, folder.absolute().as_uri())
+        return _open_url(settings, plugins, str(folder.absolute()))
     if is_address(address):
         raise UsageError(f"there is no folder {address!r}", hint=_EXAMPLES)
     if named is not None:
@@ -93,12 +94,12 @@ def _open_url(settings: Settings, plugins: Plugins, url: str) -> tuple[Source, s
             hint="`mm get` the model into a folder, then `mm push` that folder",
         )
     kind = plugins.source_for(url)
-    where, values = _settings_for(settings, plugins, kind, url)
+    where, values = _settings_for(settings, kind, url)
     return _made(kind, values, where, settings), url
 
 
 def _settings_for(
-    settings: Settings, plugins: Plugins, kind: type[Source], url: str
+    settings: Settings, kind: type[Source], url: str
 ) -> tuple[str, Mapping[str, Any]]:
     """The settings for a bare `url`: of the one configured source of that kind, else none.
 
@@ -134,7 +135,7 @@ def _covers(values: Mapping[str, Any], url: str) -> bool:
     return any(url.startswith(root) for root in roots)
 
 
-def _made(kind: type[Any], values: Mapping[str, Any], where: str, settings: Settings | None) -> Any:
+def _made(kind: type[S], values: Mapping[str, Any], where: str, settings: Settings | None) -> S:
     return kind(build_config(kind.Config, values, where, settings))
 
 
