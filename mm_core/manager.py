@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from mm_core.exceptions import ConfigError, ConflictError, IntegrityError, MMErr
 from mm_core.formats import read_safetensors_header
 from mm_core.hookspecs import PlanContext
 from mm_core.manifests import bytes_by_action, difference, manifest_of
+from mm_core.notices import Notices
 from mm_core.planning import make_plan, name_version, version_prefix
 from mm_core.plugins import Plugins
 from mm_core.redaction import redact
@@ -37,15 +37,13 @@ from mm_core.schemas import (
 from mm_core.sink import Sink
 from mm_core.source import Source
 from mm_core.stored import StoredSource
-from mm_core.transfer import Progress, ProgressBook, TransferOptions, transfer
+from mm_core.transfer import Progress, TransferOptions, transfer
 from mm_core.transfer.retry import RetryPolicy
 from mm_core.transfer.stop import Stop
 from mm_core.verification import VerifyReport, verify_manifests
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-logger = logging.getLogger(__name__)
 
 COPY_FROM_VERSIONS = 3
 """How many of a model's newest versions are searched for equal files."""
@@ -81,12 +79,10 @@ class ModelManager:
         self.settings = load_settings() if settings is None else settings
         self.plugins = Plugins.discover() if plugins is None else plugins
         self._default = backend
-        self._listener = on_event
-        self._progress = ProgressBook()
+        self._notices = Notices(self.plugins, on_event)
         self._lock = threading.RLock()
         self._backends: dict[str, _Backend] = {}
         self._cancelled = threading.Event()
-        self._listener_failed = False
 
     def __enter__(self) -> Self:
         return self
@@ -198,7 +194,7 @@ class ModelManager:
                     origin,
                     backend.sink,
                     options=self._options(jobs),
-                    on_event=self._heard,
+                    on_event=self._notices.event,
                     cancelled=stop,
                 )
                 for file in stored:
@@ -294,7 +290,7 @@ class ModelManager:
             source,
             target,
             options=self._options(jobs),
-            on_event=self._heard,
+            on_event=self._notices.event,
             cancelled=Stop(self._cancelled),
         )
         return Got(path=folder.resolve(), entry=entry)
@@ -347,7 +343,7 @@ class ModelManager:
         place = self._backend(backend)
         entry = place.registry.resolve(reference)
         removed = place.registry.remove(entry.model_id, entry.version)
-        self._tell("mm_removed", entry=removed, backend=place.name)
+        self._notices.hook("mm_removed", entry=removed, backend=place.name)
         return removed
 
     def registry(self, backend: str | None = None) -> ModelRegistry:
@@ -360,7 +356,7 @@ class ModelManager:
 
     def get_download_progress(self, model_id: str) -> Progress | None:
         """How far the transfer of `model_id` is; None if this manager knows of none."""
-        return self._progress.get(model_id)
+        return self._notices.progress(model_id)
 
     # -- the stages' surroundings ----------------------------------------------------
 
@@ -420,7 +416,9 @@ class ModelManager:
     ) -> Claim | ModelEntry:
         def on_wait(*_: object) -> None:
             message = f"another process is fetching {plan.model_id} {plan.version}; waiting for it"
-            self._heard(TransferEvent(kind="waiting", model_id=plan.model_id, message=message))
+            self._notices.event(
+                TransferEvent(kind="waiting", model_id=plan.model_id, message=message)
+            )
 
         return backend.registry.begin(
             plan.model_id,
@@ -457,7 +455,7 @@ class ModelManager:
             raise
 
     def _committed(self, backend: _Backend, entry: ModelEntry) -> None:
-        self._heard(
+        self._notices.event(
             TransferEvent(
                 kind="committed",
                 model_id=entry.model_id,
@@ -465,27 +463,7 @@ class ModelManager:
                 total=entry.size_bytes,
             )
         )
-        self._tell("mm_committed", entry=entry, backend=backend.name)
-
-    def _tell(self, hook: str, **arguments: object) -> None:
-        """Call a hook whose errors do not matter to what has happened already."""
-        try:
-            getattr(self.plugins.hook, hook)(**arguments)
-        except Exception:
-            logger.exception("A plugin failed in %s; what was done stays done", hook)
-
-    def _heard(self, event: TransferEvent) -> None:
-        self._progress.note(event)
-        if event.kind == "retry":
-            logger.warning("Retrying %s %s", event.path, redact(event.message or ""))
-        try:
-            if self._listener is not None:
-                self._listener(event)
-            self.plugins.hook.mm_event(event=event)
-        except Exception:
-            if not self._listener_failed:
-                self._listener_failed = True
-                logger.exception("A listener failed; it will not be mentioned again")
+        self._notices.hook("mm_committed", entry=entry, backend=backend.name)
 
     def _options(self, jobs: int | None) -> TransferOptions:
         defaults = self.settings.defaults

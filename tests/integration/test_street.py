@@ -58,9 +58,7 @@ def stored_files(backend: str, prefix: str = "models/") -> dict[str, bytes]:
 
 def test_pull_then_list_from_another_process(hub, backend):
     """The files stand under their real names with the right bytes; another process sees the entry."""
-    commit = hub.add_repo(
-        "org/name", files=FILES, pipeline_tag="text-generation", license="mit"
-    )
+    commit = hub.add_repo("org/name", files=FILES, pipeline_tag="text-generation", license="mit")
     pulled = mm_json("pull", "hf://org/name", "--to", backend, "--alias", "prod")
     assert pulled["entry"]["version"] == commit
     assert pulled["fetched_bytes"] == sum(map(len, FILES.values()))
@@ -83,9 +81,7 @@ def test_the_way_back(hub, backend, tmp_path):
     commit = hub.add_repo("org/name", files=FILES)
     mm("pull", "hf://org/name", "--to", backend, "--alias", "prod")
     got = mm_json("get", "org/name:prod", "--backend", backend, "-o", str(tmp_path / "out"))
-    assert {
-        path: (Path(got["path"]) / path).read_bytes() for path in FILES
-    } == FILES
+    assert {path: (Path(got["path"]) / path).read_bytes() for path in FILES} == FILES
     assert mm_json("verify", "--backend", backend) == {
         "schema_version": 1,
         "ok": True,

@@ -20,9 +20,7 @@ def mock_registry():
 
 @pytest.fixture
 def downloader(mock_registry, tmp_path):
-    return ModelDownloader(
-        registry=mock_registry, download_dir=tmp_path / "models", max_workers=1
-    )
+    return ModelDownloader(registry=mock_registry, download_dir=tmp_path / "models", max_workers=1)
 
 
 @pytest.mark.asyncio

@@ -35,9 +35,7 @@ def plan_of(*files: RemoteFile, **options):
 def test_new_files_are_fetched_under_their_real_names():
     """A file that is nowhere is fetched to models/<id>/<version>/<path>."""
     plan = plan_of(RemoteFile(path="a/b.bin", size=5, sha256=SHA))
-    assert [(f.key, f.action) for f in plan.files] == [
-        ("models/org/m/rev1/a/b.bin", Action.FETCH)
-    ]
+    assert [(f.key, f.action) for f in plan.files] == [("models/org/m/rev1/a/b.bin", Action.FETCH)]
     assert plan.bytes_to(Action.FETCH) == 5
 
 
@@ -66,9 +64,7 @@ def test_equal_bytes_elsewhere_are_copied():
 
 def test_the_callers_names_win():
     """--as, --version and --type override what the source suggests."""
-    request = Request(
-        url="x://m", model_id="my/own", version="v1", model_type=ModelType.FILL_MASK
-    )
+    request = Request(url="x://m", model_id="my/own", version="v1", model_type=ModelType.FILL_MASK)
     plan = plan_of(RemoteFile(path="a"), request=request)
     assert (plan.model_id, plan.version, plan.model_type) == ("my/own", "v1", ModelType.FILL_MASK)
 

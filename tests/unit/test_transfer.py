@@ -174,9 +174,7 @@ def test_git_sha1_is_that_of_git(sink):
         source="s",
         revision="r",
         model_id="m",
-        files=(
-            RemoteFile(path="f", size=6, git_sha1="ce013625030ba8dba906f756967f9e9ca394464a"),
-        ),
+        files=(RemoteFile(path="f", size=6, git_sha1="ce013625030ba8dba906f756967f9e9ca394464a"),),
     )
     plan = make_plan(Request(url="x"), shot, present={}, known={})
     (stored,) = run(ScriptedSource({"f": data}), sink, plan=plan)
