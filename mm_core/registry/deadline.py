@@ -13,10 +13,11 @@ T = TypeVar("T")
 
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 2.0
+_RIVALS = 16
 
 
 class Deadline:
-    """`seconds` from now. Each `pause` is longer than the last, at random.
+    """`seconds` from now. Pauses grow, at random, while faults go on.
 
     Not for several threads at once.
     """
@@ -31,22 +32,36 @@ class Deadline:
         return time.monotonic() >= self._end
 
     def pause(self, at_least: float | None = None) -> bool:
-        """Sleep a little, `at_least` seconds where that is given; False, at once, if it is over."""
-        left = self._end - time.monotonic()
-        if left <= 0:
-            return False
+        """Sleep after a fault, `at_least` seconds where that is given; False, at once, if over."""
         wanted = max(random.uniform(0, self._ceiling), at_least or 0)  # noqa: S311  # jitter
-        time.sleep(min(wanted, left))
         self._ceiling = min(self._ceiling * 2, _LONGEST_PAUSE)
-        return True
+        return self._sleep(wanted)
+
+    def give_way(self, losses: int, took: float) -> bool:
+        """Sleep after another was first for the nth time; False, at once, if over.
+
+        `took` is how long the lost try lasted: the more rivals, the more such
+        times are waited, at random, so that one of them gets through.
+        """
+        tries = min(2**losses, _RIVALS)
+        return self._sleep(random.uniform(0, took * tries))  # noqa: S311  # jitter
 
     def persist(self, action: Callable[[], T]) -> T:
         """What `action` returns; a `TransientError` is met by trying again until the deadline."""
         while True:
             try:
-                return action()
+                result = action()
+                self._ceiling = _FIRST_PAUSE
+                return result
             except OfflineError:
                 raise
             except TransientError as error:
                 if not self.pause(error.retry_after):
                     raise
+
+    def _sleep(self, wanted: float) -> bool:
+        left = self._end - time.monotonic()
+        if left <= 0:
+            return False
+        time.sleep(min(wanted, left))
+        return True

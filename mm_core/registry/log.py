@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from itertools import chain
+from itertools import chain, count
 from typing import Any
 
 from mm_core.exceptions import (
@@ -144,11 +145,12 @@ class Log:
         deadline = Deadline(self._timeout)
         if self._format is None:
             self._format = ensure_format(self.sink, deadline)
-        while True:
+        for losses in count(1):
+            started = time.monotonic()
             attempt = self._attempt(self._advance(lambda: deadline), batch)
             if not attempt.accepted or self._create(attempt, deadline):
                 break
-            if not deadline.pause():
+            if not deadline.give_way(losses, time.monotonic() - started):
                 raise TransientError(
                     "the registry is busy: other writers were first until the deadline",
                     hint="try again, or raise the commit time-out",
