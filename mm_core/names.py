@@ -13,9 +13,12 @@ from collections.abc import Iterable
 
 from mm_core.exceptions import InvalidNameError
 
-_DEVICE_NAMES = re.compile(r"(?i)(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?")
+_DEVICE_NAMES = re.compile(
+    r"(?i)(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?"
+)
 _ID_SEGMENT = re.compile(r"[^\W_][\w.+-]*")
 _LABEL = re.compile(r"[^\W_][\w.+-]*")
+_JOINERS = "\u200c\u200d"  # invisible, but part of how Persian, Hindi and others are spelt
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 MAX_PATH_BYTES = 900
@@ -140,9 +143,9 @@ def _check_segment(segment: str, what: str) -> None:
     if segment in ("", ".", ".."):
         raise InvalidNameError(f"{what} has the part {segment!r}, which is not allowed")
     for char in segment:
-        if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp"):
-            raise InvalidNameError(f"{what} holds the control character {char!r}")
-        if char in '<>:"|*':
+        if char not in _JOINERS and unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+            raise InvalidNameError(f"{what} holds the control or invisible character {char!a}")
+        if char in '<>:"|?*':
             raise InvalidNameError(f"{what} holds {char!r}, which Windows does not allow")
     if segment[-1] in ". ":
         raise InvalidNameError(f"{what} has a part that ends in {segment[-1]!r}")

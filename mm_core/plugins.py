@@ -7,10 +7,11 @@ raised only when a type that nobody else offers is asked for.
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ import pluggy
 from mm_core import hookspecs
 from mm_core.exceptions import PluginError
 from mm_core.hookspecs import PROJECT
+from mm_core.redaction import redact
 from mm_core.sink import Sink
 from mm_core.source import Source
 
@@ -29,6 +31,8 @@ _OFFERS = {
     "executors": "mm_executors",
 }
 _HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("mm_"))
+
+_BASES: Mapping[str, type[Any]] = {"sources": Source, "sinks": Sink}
 
 T = TypeVar("T")
 
@@ -82,13 +86,13 @@ class Plugins:
     def discover(cls, *, extra: Iterable[object] = ()) -> Plugins:
         """The plugins of all installed packages, and `extra` ones.
 
-        ``MM_DISABLE_PLUGINS`` is a comma-separated list of names to leave out.
+        ``MM_DISABLE_PLUGINS`` is a comma-separated list of names, or of modules, to leave out.
         """
         plugins = cls(extra)
         disabled = {n.strip() for n in os.environ.get("MM_DISABLE_PLUGINS", "").split(",")}
         entry_points = importlib.metadata.entry_points(group=PROJECT)
         for entry_point in sorted(entry_points, key=lambda e: (e.name, e.value)):
-            if entry_point.name not in disabled:
+            if disabled.isdisjoint((entry_point.name, entry_point.value)):
                 plugins._load(entry_point)
         return plugins
 
@@ -143,30 +147,28 @@ class Plugins:
         )
         try:
             plugin = entry_point.load()
-        except Exception as error:  # noqa: BLE001  # a stranger's import may raise anything
-            self._found[found.name] = found
-            self._errors[found.name] = f"{type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # a stranger's import may do anything
+            found = self._named(found)
+            self._errors[found.name] = _words(error)
         else:
             self._add(found, plugin)
 
     def _add(self, found: _Found, plugin: object) -> None:
-        if found.name in self._found:
-            other = self._found[found.name]
-            found = _Found(f"{found.name} ({found.module})", *_rest(found))
-            self._errors[found.name] = f"the name is taken by {other.module}"
-            self._found[found.name] = found
-            return
-        self._found[found.name] = found
-        misspelt = [name for name in dir(plugin) if name not in _HOOKS and _is_marked(plugin, name)]
-        if misspelt:
-            self._errors[found.name] = f"there is no hook named {misspelt[0]}"
-            return
+        found = self._named(found)
         try:
+            _check_hooks(plugin)
             self._manager.register(plugin, name=found.name)
-        except (pluggy.PluginValidationError, ValueError) as error:
-            if self._manager.has_plugin(found.name):
+        except Exception as error:  # noqa: BLE001  # a stranger's attributes may raise anything
+            if self._manager.get_plugin(found.name) is plugin:
                 self._manager.unregister(name=found.name)
-            self._errors[found.name] = str(error)
+            self._errors[found.name] = _words(error)
+
+    def _named(self, found: _Found) -> _Found:
+        """Note `found`, under a longer name where its own is taken by another package's."""
+        while found.name in self._found:
+            found = replace(found, name=f"{found.name} ({found.module})")
+        self._found[found.name] = found
+        return found
 
     @cached_property
     def _types(self) -> dict[str, dict[str, list[tuple[str, type[Any]]]]]:
@@ -176,10 +178,11 @@ class Plugins:
             for impl in getattr(self._manager.hook, hook).get_hookimpls():
                 try:
                     for offered in impl.function():
+                        _check_offer(offered, kind)
                         owners = table[kind].setdefault(offered.type, [])
                         owners.append((impl.plugin_name, offered))
                 except Exception as error:  # noqa: BLE001  # as above: named, not raised
-                    self._errors[impl.plugin_name] = f"{hook}: {type(error).__name__}: {error}"
+                    self._errors[impl.plugin_name] = f"{hook}: {_words(error)}"
         return table
 
     def _unique(self, kind: str) -> dict[str, list[tuple[str, type[Any]]]]:
@@ -205,7 +208,7 @@ class Plugins:
         scheme = url.partition("://")[0].lower() if "://" in url else ""
         matches = [name for name, t in types.items() if scheme in getattr(t, "schemes", ())]
         if not matches:
-            matches = [name for name, t in types.items() if t.answers(url)]  # type: ignore[attr-defined]
+            matches = [name for name, t in types.items() if self._answers(t, url)]
         if len(matches) == 1:
             return types[matches[0]]
         if matches:
@@ -218,6 +221,13 @@ class Plugins:
             f"{self._broken_note()}",
             hint="see `mm plugins list` for what is installed",
         )
+
+    def _answers(self, kind: type[Any], url: str) -> bool:
+        try:
+            return bool(kind.answers(url))
+        except Exception as error:  # noqa: BLE001  # one plugin's fault must not hide the others
+            self._errors[kind.__module__] = f"{kind.__qualname__}.answers: {_words(error)}"
+            return False
 
     def _broken_note(self) -> str:
         if not self._errors:
@@ -246,9 +256,34 @@ class Plugins:
         )
 
 
-def _rest(found: _Found) -> tuple[str, str | None, str | None]:
-    return found.module, found.distribution, found.version
+def _check_hooks(plugin: object) -> None:
+    """Raise `PluginError` for a hook that is misspelt, or that was not marked."""
+    for name in dir(plugin):
+        marks = getattr(getattr(plugin, name, None), f"{PROJECT}_impl", None)
+        hook = (marks.get("specname") or name) if isinstance(marks, dict) else None
+        if hook is not None and hook not in _HOOKS:
+            close = difflib.get_close_matches(hook, _HOOKS, n=1)
+            guess = f"; did you mean {close[0]}?" if close else ""
+            raise PluginError(f"there is no hook named {hook}{guess}")
+        if hook is None and name in _HOOKS:
+            raise PluginError(f"{name} is not marked with @hookimpl")
 
 
-def _is_marked(plugin: object, name: str) -> bool:
-    return getattr(getattr(plugin, name, None), f"{PROJECT}_impl", None) is not None
+def _check_offer(offered: object, kind: str) -> None:
+    """Raise `PluginError` for what is no usable class of that kind."""
+    if not isinstance(offered, type):
+        raise PluginError(f"{offered!r} is not a class")
+    name = offered.__qualname__
+    if not issubclass(offered, _BASES.get(kind, object)):
+        raise PluginError(f"{name} is no {_BASES[kind].__name__}")
+    if missing := getattr(offered, "__abstractmethods__", None):
+        raise PluginError(f"{name} does not define {', '.join(sorted(missing))}")
+    if not isinstance(getattr(offered, "type", None), str):
+        raise PluginError(f"{name} has no `type`, the word for it in mm.yaml")
+    if isinstance(getattr(offered, "schemes", ()), str):
+        raise PluginError(f"{name}.schemes is a text; it must be a tuple of texts")
+
+
+def _words(error: BaseException) -> str:
+    text = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+    return redact(text)

@@ -12,14 +12,19 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from mm_core.exceptions import IntegrityError, InvalidNameError
-from mm_core.names import check_alias, check_model_id, check_version
+from mm_core.exceptions import IntegrityError, UsageError
+from mm_core.names import check_alias, check_model_id, check_path, check_version
+
+E = TypeVar("E", bound=enum.Enum)
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 SCHEMA_VERSION = 1
 """The version of every JSON document that the command line prints."""
@@ -122,7 +127,7 @@ class ModelEntry:
     version: str
     size_bytes: int = 0
     download_date: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
     source: str | None = None
     aliases: tuple[str, ...] = ()
     manifest: str | None = None
@@ -131,11 +136,11 @@ class ModelEntry:
         set_ = object.__setattr__
         set_(self, "model_id", check_model_id(self.model_id))
         set_(self, "version", check_version(self.version))
-        set_(self, "model_type", ModelType(self.model_type))
-        set_(self, "status", ModelStatus(self.status))
+        set_(self, "model_type", _member(ModelType, self.model_type))
+        set_(self, "status", _member(ModelStatus, self.status))
         set_(self, "aliases", tuple(self.aliases))
         if self.size_bytes < 0:
-            raise InvalidNameError(f"size_bytes of {self.model_id!r} is negative")
+            raise UsageError(f"size_bytes of {self.model_id!r} is negative")
 
     def to_json(self) -> dict[str, Any]:
         """The entry as JSON data, in the shape that every command prints."""
@@ -197,7 +202,7 @@ class RemoteFile:
     sha256: str | None = None
     git_sha1: str | None = None
     etag: str | None = None
-    extra: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +222,7 @@ class Snapshot:
     model_id: str
     model_type: ModelType = ModelType.OTHER
     license: str | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 class Action(str, enum.Enum):
@@ -310,8 +315,8 @@ class Manifest:
     source: str | None = None
     revision: str | None = None
     license: str | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def size_bytes(self) -> int:
@@ -340,17 +345,14 @@ class Manifest:
         try:
             raw = json.loads(data)
             known = {
-                "model_id": raw.pop("model_id"),
-                "version": raw.pop("version"),
+                "model_id": check_model_id(raw.pop("model_id")),
+                "version": check_version(raw.pop("version")),
                 "model_type": ModelType.from_tag(raw.pop("model_type", None)),
-                "files": tuple(
-                    StoredFile(path=f["path"], key=f["key"], size=f["size"], sha256=f["sha256"])
-                    for f in raw.pop("files")
-                ),
+                "files": tuple(_listed_file(f) for f in raw.pop("files")),
                 "source": raw.pop("source", None),
                 "revision": raw.pop("revision", None),
                 "license": raw.pop("license", None),
-                "facts": raw.pop("facts", {}),
+                "facts": raw.pop("facts", None) or {},
             }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(f"a manifest cannot be read: {error}") from error
@@ -397,6 +399,28 @@ class Pulled:
             "copied_bytes": self.copied_bytes,
             "present_bytes": self.present_bytes,
         }
+
+
+def _member(kind: type[E], value: Any) -> E:
+    try:
+        return kind(value)
+    except ValueError:
+        known = ", ".join(member.value for member in kind)
+        raise UsageError(
+            f"there is no {kind.__name__} {value!r}", hint=f"choose one of {known}"
+        ) from None
+
+
+def _listed_file(listed: Mapping[str, Any]) -> StoredFile:
+    """A file as a manifest lists it; it names where bytes will go, so it is checked."""
+    size, sha256, key = listed["size"], listed["sha256"], listed["key"]
+    if not isinstance(size, int) or size < 0:
+        raise ValueError(f"the size of {listed['path']!r} is not a number of bytes")
+    if not isinstance(sha256, str) or _SHA256.fullmatch(sha256) is None:
+        raise ValueError(f"the sha256 of {listed['path']!r} is not one")
+    if not isinstance(key, str):
+        raise TypeError(f"the key of {listed['path']!r} is no text")
+    return StoredFile(path=check_path(listed["path"]), key=key, size=size, sha256=sha256)
 
 
 def canonical_json(value: Any) -> bytes:
