@@ -35,7 +35,7 @@ class Source(ABC):
         """The settings; override it to have some."""
 
     def __init__(self, config: Any = None) -> None:
-        self.config = self.Config() if config is None else config
+        self.config: Any = self.Config() if config is None else config
 
     @classmethod
     def answers(cls, url: str) -> bool:
