@@ -24,6 +24,7 @@ def manifest_of(plan: Plan, stored: Sequence[StoredFile]) -> Manifest:
 
 def bytes_by_action(stored: Sequence[StoredFile]) -> dict[str, int]:
     """How many bytes were fetched, copied and found present, as `Pulled` has them."""
+
     def total(action: Action) -> int:
         return sum(file.size for file in stored if file.action is action)
 
