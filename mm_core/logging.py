@@ -138,7 +138,7 @@ def _formatter(*, for_people: bool) -> logging.Formatter:
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
     return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[*_shared_processors(), _time_of_record, structlog.stdlib.ExtraAdder()],
+        foreign_pre_chain=[*_shared_processors(), structlog.stdlib.ExtraAdder(), _facts_of_record],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
@@ -148,12 +148,18 @@ def _formatter(*, for_people: bool) -> logging.Formatter:
     )
 
 
-def _time_of_record(
+def _facts_of_record(
     _logger: Any, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """When the record was made, so that stderr and the file say the same."""
+    """When the record was made, so that stderr and the file say the same.
+
+    ``message`` and ``asctime`` are what another handler's formatter left on the
+    record; nobody can give them as ``extra``.
+    """
     moment = datetime.fromtimestamp(event["_record"].created, timezone.utc)
     event["timestamp"] = moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    for name in ("message", "asctime"):
+        event.pop(name, None)
     return event
 
 
