@@ -1,0 +1,220 @@
+"""Files made beside their target and shown only when they are whole.
+
+A staged file has a name that no key can have, is locked by its writer while it
+grows, and becomes the target in one system call. What a dead writer leaves
+behind is invisible, harmless, and swept by a later write to the same folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from mm_core import Buffer, TransientError
+
+try:
+    import fcntl
+except ImportError:  # Windows: an open file cannot be deleted there, which does as well
+    fcntl = None  # type: ignore[assignment]  # the name stands for "no locks here"
+
+T = TypeVar("T")
+
+_PREFIX = ".mm-staged-"
+_NAME = re.compile(re.escape(_PREFIX) + r"[0-9a-f]{16}", re.IGNORECASE)
+_STALE_SECONDS = 600.0
+_ATTEMPTS = 100
+_CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
+
+
+def is_staged(name: str) -> bool:
+    """Whether a file of this name is an unfinished write."""
+    return _NAME.fullmatch(name) is not None
+
+
+def staged_path(folder: str) -> str:
+    """A new name in `folder` for an unfinished write."""
+    return os.path.join(folder, _PREFIX + secrets.token_hex(8))
+
+
+def remove(path: str) -> bool:
+    """Remove an unfinished file if it is there; whether it was."""
+    try:
+        os.unlink(path)
+    except OSError:
+        return False
+    return True
+
+
+class Staged:
+    """An open, locked, unfinished file."""
+
+    def __init__(self, path: str, descriptor: int, *, durable: bool) -> None:
+        self.path = path
+        self.size = 0
+        self._descriptor = descriptor
+        self._durable = durable
+
+    def append(self, buffer: Buffer) -> None:
+        """Write all of `buffer` at the end."""
+        rest = memoryview(buffer).cast("B")
+        self.size += len(rest)
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+
+    def publish(self, target: str, move: Callable[[str, str], None]) -> None:
+        """Make the content durable, `move` the file to `target`, and make the name durable."""
+        if self._durable:
+            _fsync(self._descriptor)
+        try:
+            move(self.path, target)
+        except FileNotFoundError as error:
+            raise TransientError(f"{target} could not be stored: its folder was removed") from error
+        if self._durable:
+            sync_folder(os.path.dirname(target))
+
+
+@contextmanager
+def staged(target: str, *, durable: bool) -> Iterator[Staged]:
+    """A file to be published as `target`; whatever is unfinished at the end is removed.
+
+    Missing folders are made, and made again if a deletion takes them away meanwhile.
+    """
+    path, descriptor = in_folder(os.path.dirname(target), _open_locked, durable=durable)
+    try:
+        yield Staged(path, descriptor, durable=durable)
+    finally:
+        if os.name == "nt":  # an open file cannot be removed there
+            os.close(descriptor)
+            remove(path)
+        else:  # removed while still locked
+            remove(path)
+            os.close(descriptor)
+
+
+def in_folder(folder: str, make: Callable[[str], T], *, durable: bool) -> tuple[str, T]:
+    """Call `make` with a new name in `folder`, whose folders are made as often as they vanish."""
+    for _ in range(_ATTEMPTS):
+        path = staged_path(folder)
+        try:
+            make_folders(folder, durable=durable)
+            return path, make(path)
+        except FileNotFoundError:
+            continue
+    raise TransientError(f"{folder} is removed by somebody as often as it is made")
+
+
+def make_folders(folder: str, *, durable: bool) -> None:
+    """Make `folder` and its parents; each new name is made durable. May lose to a deletion."""
+    if os.path.isdir(folder):
+        return
+    parent = os.path.dirname(folder)
+    if parent != folder:
+        make_folders(parent, durable=durable)
+    try:
+        os.mkdir(folder)
+    except FileExistsError:
+        if not os.path.isdir(folder):
+            raise
+        return
+    if durable:
+        sync_folder(parent)
+
+
+def remove_empty_folders(folder: str, root: str) -> None:
+    """Remove `folder` and its parents below `root` while they are empty."""
+    while folder != root and folder.startswith(root):
+        try:
+            os.rmdir(folder)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            if not sweep(folder):
+                return
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+        folder = os.path.dirname(folder)
+
+
+def sweep(folder: str) -> bool:
+    """Remove what dead writers left in `folder`; whether anything was removed.
+
+    Gone is only what nobody touched for ten minutes by the disk's own clock and
+    what no living writer has locked. Should a network disk lie about both, the
+    writer's own rename fails: a write is then repeated, never damaged.
+    """
+    removed = False
+    with contextlib.suppress(OSError):
+        left = [os.path.join(folder, name) for name in os.listdir(folder) if is_staged(name)]
+        oldest = _clock(folder) - _STALE_SECONDS if left else 0.0
+        for path in left:
+            if changed(os.lstat(path)) < oldest and _is_unlocked(path):
+                removed = remove(path) or removed
+    return removed
+
+
+def _clock(folder: str) -> float:
+    path = staged_path(folder)
+    descriptor = _open_locked(path)
+    try:
+        return os.fstat(descriptor).st_mtime
+    finally:
+        os.close(descriptor)
+        remove(path)
+
+
+def changed(status: os.stat_result) -> float:
+    """When the file came to be what and where it is: also a hard link is as young as its making."""
+    return status.st_mtime if os.name == "nt" else max(status.st_mtime, status.st_ctime)
+
+
+def is_object(status: os.stat_result) -> bool:
+    """Whether this is a plain file; folders, links and devices are none of ours."""
+    return stat.S_ISREG(status.st_mode)
+
+
+def sync_folder(folder: str) -> None:
+    """Make the names in `folder` durable, where the system can open a folder at all."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _open_locked(path: str) -> int:
+    descriptor = os.open(path, _CREATE, 0o666)
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # a disk without locks is swept by age alone
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+def _is_unlocked(path: str) -> bool:
+    if fcntl is None:
+        return True
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _fsync(descriptor: int) -> None:
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if fcntl is not None and full is not None:  # macOS: fsync alone stops at the drive's cache
+        fcntl.fcntl(descriptor, full)
+    else:
+        os.fsync(descriptor)

@@ -1,0 +1,342 @@
+"""The local sink: a folder on a disk, also a shared one."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime, timezone
+from functools import cached_property
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from pydantic import Field
+
+from mm_core import (
+    AlreadyExistsError,
+    AuthError,
+    Buffer,
+    ConfigError,
+    InvalidNameError,
+    MMError,
+    NotFoundError,
+    PluginConfig,
+    Sink,
+    StorageError,
+    StoredObject,
+    TransientError,
+    hookimpl,
+)
+from mm_plugins.sinks import _staging
+from mm_plugins.sinks._keys import check_key, check_prefix, check_size
+
+_BUFFER = 1 << 20
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
+
+_FULL = "free some space, or use a backend on another disk"
+_RIGHTS = "check the owner and the mode of the folder"
+_CLASH = "a file and a folder of one name cannot stand together"
+_MEANINGS: dict[int, tuple[type[MMError], str | None]] = {
+    errno.ENOENT: (NotFoundError, None),
+    errno.ENOTDIR: (NotFoundError, None),
+    errno.ENOSPC: (StorageError, _FULL),
+    errno.EDQUOT: (StorageError, _FULL),
+    errno.EACCES: (AuthError, _RIGHTS),
+    errno.EPERM: (AuthError, _RIGHTS),
+    errno.EROFS: (StorageError, "the disk is mounted read-only: mount it for writing"),
+    errno.ENAMETOOLONG: (InvalidNameError, "this disk cannot hold such a name"),
+    errno.EEXIST: (StorageError, _CLASH),
+    errno.EISDIR: (StorageError, _CLASH),
+    errno.ENOTEMPTY: (StorageError, _CLASH),
+    errno.EMFILE: (StorageError, "raise the limit of open files (ulimit -n), or use fewer jobs"),
+    errno.ESTALE: (TransientError, None),
+    errno.ETIMEDOUT: (TransientError, None),
+    errno.EAGAIN: (TransientError, None),
+    errno.EBUSY: (TransientError, None),
+}
+_Entries = list[tuple[str, os.DirEntry[str]]]
+
+
+@hookimpl
+def mm_sinks() -> list[type[Sink]]:
+    """Offer the local sink."""
+    return [LocalSink]
+
+
+class LocalSink(Sink):
+    """A folder. Files are written beside their target and appear whole, in one system call.
+
+    Only plain files are objects: symbolic links inside the root are neither
+    followed nor listed, so that no key leads out of it.
+    """
+
+    type = "local"
+    schemes = ("file",)
+
+    class Config(PluginConfig):
+        """The settings of a local backend."""
+
+        root: str = Field(description="The folder; ~ is the home folder")
+        fsync: bool = Field(
+            default=True,
+            description="Wait until the disk itself has what was written, so that it outlives a "
+            "power cut",
+        )
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._root = os.path.realpath(os.path.expanduser(_as_path(config.root)))
+        self._durable = config.fsync
+        self._swept: set[str] = set()
+
+    @classmethod
+    def answers(cls, url: str) -> bool:
+        """Answer everything that is not a URL."""
+        return "://" not in url
+
+    @property
+    def root(self) -> str:
+        """The absolute path of the folder, without symbolic links."""
+        return self._root
+
+    @property
+    def case_blind(self) -> bool:
+        """Whether this disk takes two names that differ only by case for one; looked up once."""
+        return self._case_blind
+
+    def write(self, key: str, chunks: Iterable[Buffer], *, size: int | None) -> None:
+        """Write beside the target, wait for the disk, and rename."""
+        with self._staged(key) as (target, new):
+            for chunk in chunks:
+                with _translated(key):
+                    new.append(chunk)
+            check_size(key, new.size, size)
+            with _translated(key):
+                new.publish(target, os.replace)
+
+    def create(self, key: str, data: bytes) -> None:
+        """Write beside the target, wait for the disk, and link: the one exclusive step there is."""
+        with self._staged(key) as (target, new), _translated(key):
+            new.append(data)
+            new.publish(target, _link)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write beside the target and rename."""
+        self.write(key, (data,), size=len(data))
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
+        """Yield from one open file, which stays the same even if another takes its name."""
+        path = self._path(key)
+        with _translated(key):
+            if not _staging.is_object(os.lstat(path)):
+                raise NotFoundError(f"{path} is not a file")
+            file = open(path, "rb", buffering=0)  # noqa: SIM115, PTH123  # closed below, raw on purpose
+        with file:
+            file.seek(start)
+            position = start
+            while end is None or position < end:
+                with _translated(key):
+                    data = file.read(_BUFFER if end is None else min(end - position, _BUFFER))
+                if not data:
+                    return
+                position += len(data)
+                yield data
+
+    def stat(self, key: str) -> StoredObject | None:
+        """The file's size and time; None also for a folder or a link."""
+        try:
+            with _translated(key):
+                return _stored(key, os.lstat(self._path(key)))
+        except NotFoundError:
+            return None
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Walk the folders that can hold such keys."""
+        check_prefix(prefix)
+        folder, slash, _ = prefix.rpartition("/")
+        path = self._path(folder) if slash else self._root
+        return self._walk(path, folder + slash, prefix)
+
+    def copy(self, source_key: str, key: str) -> None:
+        """Make a second name for the same bytes where the disk can, else copy them.
+
+        That is safe because no file is ever changed in place.
+        """
+        source, target = self._path(source_key), self._path(key)
+        with _translated(source_key):
+            if not _staging.is_object(os.lstat(source)):
+                raise NotFoundError(f"{source} is not a file")
+        try:
+            with _translated(key):
+                self._link_over(source, target)
+        except _NoLinksError:
+            self.write(key, self.read(source_key), size=None)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete the files, and then the folders that are empty."""
+        folders = set()
+        for key in keys:
+            try:
+                with _translated(key):
+                    path = self._path(key)
+                    if _staging.is_object(os.lstat(path)):
+                        os.unlink(path)
+                        folders.add(os.path.dirname(path))
+            except NotFoundError:
+                continue
+        for folder in sorted(folders, reverse=True):
+            _staging.remove_empty_folders(folder, self._root)
+
+    def url(self, key: str) -> str:
+        """The absolute path."""
+        return os.path.join(self._root, *check_key(key).split("/"))
+
+    def _path(self, key: str) -> str:
+        """The path of `key`; refused if a link or a name of ours stands in the way."""
+        path = self.url(key)
+        if any(_staging.is_staged(segment) for segment in key.split("/")):
+            raise InvalidNameError(f"key {key!r} has a part that is reserved for unfinished writes")
+        folder = os.path.dirname(path)
+        if os.path.realpath(folder) != folder:
+            raise InvalidNameError(
+                f"key {key!r} runs through a symbolic link inside {self._root}",
+                hint="make the real folder the root of a backend of its own",
+            )
+        return path
+
+    @contextmanager
+    def _staged(self, key: str) -> Iterator[tuple[str, _staging.Staged]]:
+        target = self._path(key)
+        with ExitStack() as stack:
+            with _translated(key):
+                new = stack.enter_context(_staging.staged(target, durable=self._durable))
+            self._sweep_once(os.path.dirname(target))
+            yield target, new
+
+    def _sweep_once(self, folder: str) -> None:
+        if folder not in self._swept:
+            self._swept.add(folder)
+            _staging.sweep(folder)
+
+    def _link_over(self, source: str, target: str) -> None:
+        def link(path: str) -> None:
+            _link(source, path)
+
+        path, _ = _staging.in_folder(os.path.dirname(target), link, durable=self._durable)
+        try:
+            os.replace(path, target)
+        finally:
+            _staging.remove(path)  # a rename onto another name of the same file does nothing
+        if self._durable:
+            _staging.sync_folder(os.path.dirname(target))
+
+    def _walk(self, folder: str, folder_key: str, prefix: str) -> Iterator[StoredObject]:
+        for name, entry in self._entries(folder):
+            key = folder_key + name
+            if name.endswith("/"):
+                if key.startswith(prefix) or prefix.startswith(key):
+                    yield from self._walk(entry.path, key, prefix)
+            elif key.startswith(prefix):
+                try:
+                    found = _stored(key, entry.stat(follow_symlinks=False))
+                except FileNotFoundError:
+                    continue
+                if found is not None:
+                    yield found
+
+    def _entries(self, folder: str) -> _Entries:
+        """What stands in `folder`, in the order of the keys: a folder's name ends in a slash."""
+        found: _Entries = []
+        try:
+            with _translated(folder), os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        found.append((entry.name + "/", entry))
+                    elif entry.is_file(follow_symlinks=False) and _is_ours(entry.name):
+                        found.append((entry.name, entry))
+        except NotFoundError:
+            return []
+        return sorted(found, key=lambda pair: pair[0])
+
+    @cached_property
+    def _case_blind(self) -> bool:
+        folder = self._root
+        try:
+            path = _staging.staged_path(folder)
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            try:
+                return os.path.exists(os.path.join(folder, os.path.basename(path).upper()))
+            finally:
+                _staging.remove(path)
+        except OSError:  # absent, or not ours to write: look at its own name instead
+            return _name_is_case_blind(folder)
+
+
+class _NoLinksError(StorageError):
+    """The disk has no hard links, or no more for this file, or the two are on different disks."""
+
+
+def _as_path(root: str) -> str:
+    if "://" not in root:
+        return root
+    parts = urlsplit(root)
+    if parts.scheme.lower() != "file" or parts.netloc not in ("", "localhost"):
+        raise ConfigError(
+            f"root {root!r} is not a folder of this machine",
+            hint="write a path, or file:///path",
+        )
+    return url2pathname(parts.path)
+
+
+def _name_is_case_blind(path: str) -> bool:
+    folder, name = os.path.split(path)
+    if not name:
+        return False
+    if not os.path.exists(path) or name == name.swapcase():
+        return _name_is_case_blind(folder)
+    other = os.path.join(folder, name.swapcase())
+    return os.path.exists(other) and os.path.samefile(path, other)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise AlreadyExistsError(f"{target} exists") from None
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        raise _NoLinksError(
+            f"{os.path.dirname(target)} is on a disk without hard links ({error.strerror}), so "
+            "nothing can be created exclusively there",
+            hint="keep the registry on another disk, or in a bucket",
+        ) from error
+
+
+def _stored(key: str, status: os.stat_result) -> StoredObject | None:
+    if not _staging.is_object(status):
+        return None
+    modified = datetime.fromtimestamp(_staging.changed(status), timezone.utc)
+    return StoredObject(key=key, size=status.st_size, modified=modified)
+
+
+def _is_ours(name: str) -> bool:
+    return name.isprintable() and not _staging.is_staged(name)
+
+
+@contextmanager
+def _translated(key: str) -> Iterator[None]:
+    """Turn the system's errors into ours. Nothing of the caller's may run inside."""
+    try:
+        yield
+    except MMError:
+        raise
+    except OSError as error:
+        raise _translate(error, key) from error
+
+
+def _translate(error: OSError, key: str) -> MMError:
+    what = f"{error.filename or key}: {error.strerror or error}"
+    kind, hint = _MEANINGS.get(error.errno or 0, (StorageError, None))
+    return kind(what, hint=hint)

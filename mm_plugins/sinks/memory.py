@@ -1,0 +1,134 @@
+"""The memory sink: for tests and trials. The data live as long as the process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
+from typing import ClassVar
+
+from pydantic import Field
+
+from mm_core import (
+    AlreadyExistsError,
+    Buffer,
+    NotFoundError,
+    PluginConfig,
+    Sink,
+    StoredObject,
+    hookimpl,
+)
+from mm_plugins.sinks._keys import check_key, check_prefix, check_size
+
+_BUFFER = 1 << 20
+
+
+@hookimpl
+def mm_sinks() -> list[type[Sink]]:
+    """Offer the memory sink."""
+    return [MemorySink]
+
+
+class _Store:
+    """The objects of one root, and the lock that makes `create` exclusive."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.objects: dict[str, tuple[bytes, datetime]] = {}
+
+
+class MemorySink(Sink):
+    """Objects in this process's memory. Sinks with the same root share them."""
+
+    type = "memory"
+    schemes = ("memory",)
+
+    class Config(PluginConfig):
+        """The settings of a memory backend."""
+
+        root: str = Field("memory://", description="A name for the store: memory://NAME")
+
+    # Sharing by name is this sink's whole point: a second instance is a second client.
+    _stores: ClassVar[dict[str, _Store]] = {}
+    _stores_lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._root = "memory://" + config.root.partition("://")[2].strip("/")
+        with self._stores_lock:
+            self._store = self._stores.setdefault(self._root, _Store())
+
+    @property
+    def root(self) -> str:
+        """``memory://NAME``."""
+        return self._root
+
+    def write(self, key: str, chunks: Iterable[Buffer], *, size: int | None) -> None:
+        """Gather the whole object and then store it."""
+        check_key(key)
+        data = bytearray()
+        for chunk in chunks:
+            data += chunk
+        check_size(key, len(data), size)
+        self.put(key, bytes(data))
+
+    def create(self, key: str, data: bytes) -> None:
+        """Store under the lock, unless the key is taken."""
+        check_key(key)
+        with self._store.lock:
+            if key in self._store.objects:
+                raise AlreadyExistsError(f"{self.url(key)} exists")
+            self._store.objects[key] = (bytes(data), datetime.now(timezone.utc))
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store, whatever was there."""
+        check_key(key)
+        with self._store.lock:
+            self._store.objects[key] = (bytes(data), datetime.now(timezone.utc))
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
+        """Yield the bytes that stood there when the reading began."""
+        data, _ = self._get(key)
+        stop = len(data) if end is None else min(end, len(data))
+        for position in range(start, stop, _BUFFER):
+            yield data[position : min(position + _BUFFER, stop)]
+
+    def stat(self, key: str) -> StoredObject | None:
+        """The object's size and time."""
+        try:
+            data, modified = self._get(key)
+        except NotFoundError:
+            return None
+        return StoredObject(key=key, size=len(data), modified=modified)
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """The objects that there are at the first step."""
+        check_prefix(prefix)
+        with self._store.lock:
+            found = [(k, *o) for k, o in self._store.objects.items() if k.startswith(prefix)]
+        for key, data, modified in sorted(found):
+            yield StoredObject(key=key, size=len(data), modified=modified)
+
+    def copy(self, source_key: str, key: str) -> None:
+        """Store the same bytes under another key."""
+        data, _ = self._get(source_key)
+        self.put(key, data)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Forget the objects."""
+        for key in keys:
+            check_key(key)
+            with self._store.lock:
+                self._store.objects.pop(key, None)
+
+    def url(self, key: str) -> str:
+        """``memory://NAME/KEY``; nobody else can open it."""
+        return f"{self._root}/{check_key(key)}" if self._root[-1] != "/" else self._root + key
+
+    def _get(self, key: str) -> tuple[bytes, datetime]:
+        check_key(key)
+        with self._store.lock:
+            found = self._store.objects.get(key)
+        if found is None:
+            raise NotFoundError(f"{self.url(key)} does not exist")
+        return found
