@@ -1,0 +1,372 @@
+"""Reading over HTTP: ranges, redirects by hand, and errors that say whether to try again.
+
+Built on urllib3, which botocore and half of PyPI stand on. It knows no retries:
+those are the engine's.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import ipaddress
+import os
+import re
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
+
+from mm_core import (
+    AuthError,
+    Buffer,
+    IntegrityError,
+    MMError,
+    NotFoundError,
+    SourceChangedError,
+    StorageError,
+    TransientError,
+    redact,
+    redact_url,
+)
+
+if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse, PoolManager
+
+BUFFER_SIZE = 1 << 20
+MAX_REDIRECTS = 10
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What to read: a URL, the caller's headers, and what is known of the entity.
+
+    `headers` go to the URL's own scheme, host and port only. `size` and `etag`
+    are what the entity had when it was described. `immutable` says that the URL
+    names bytes that never change, so that no ETag is needed to go on in the middle.
+    `allow` is asked before each request, also for the targets of redirects; it
+    raises to refuse. `explain` may turn a refusal into a better error.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    size: int | None = None
+    etag: str | None = None
+    immutable: bool = False
+    allow: Callable[[str], None] = lambda url: None
+    explain: Callable[[int, Mapping[str, str]], MMError | None] = lambda status, headers: None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What a server says of an entity without sending it. `url` is where redirects led."""
+
+    url: str
+    status: int
+    headers: Mapping[str, str]
+
+
+class HttpClient:
+    """Pools of connections, shared by threads. Timeouts are in seconds."""
+
+    def __init__(self, *, connect_timeout: float = 10.0, read_timeout: float = 60.0) -> None:
+        self._timeouts = (connect_timeout, read_timeout)
+        self._pools: dict[str | None, PoolManager] = {}
+        self._lock = threading.Lock()
+
+    def head(self, target: Target, *, method: str = "HEAD", range: str | None = None) -> Head:
+        """Ask for the headers alone. Refusals come back as a `Head`; faults are raised."""
+        headers = {} if range is None else {"Range": range}
+        with self._open(method, target, headers) as (response, url):
+            return Head(url=url, status=response.status, headers=_lower(response))
+
+    def read(self, target: Target, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
+        """The bytes ``[start, end)`` of the entity, in buffers of at most `BUFFER_SIZE`.
+
+        Raises `TransientError` where trying again may help, `SourceChangedError`
+        where the entity is not the described one any more, `IntegrityError` for
+        an answer that is not what was asked for.
+        """
+        stop = end if target.size is None else min(target.size if end is None else end, target.size)
+        if stop is not None and start >= stop:
+            return
+        last = "" if stop is None else stop - 1
+        headers = {} if (start, stop) == (0, None) else {"Range": f"bytes={start}-{last}"}
+        if start and _is_strong(target.etag):
+            headers["If-Range"] = str(target.etag)
+        with self._open("GET", target, headers) as (response, url):
+            skip = self._check_answer(response, target, url, start)
+            if skip is None:
+                return
+            yield from _body(
+                response, target, skip=skip, count=None if stop is None else stop - start
+            )
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            for pool in self._pools.values():
+                pool.clear()
+            self._pools.clear()
+
+    def _check_answer(
+        self, response: BaseHTTPResponse, target: Target, url: str, start: int
+    ) -> int | None:
+        """How many bytes of the body to leave out; None where there is nothing to read."""
+        if response.status == 416:
+            if target.size is None or start < target.size:
+                raise SourceChangedError(f"{redact_url(target.url)} is shorter than it was")
+            return None
+        if response.status not in (200, 206):
+            raise self._refusal(response, target, url)
+        _check_etag(response, target)
+        if response.status == 206:
+            _check_content_range(response, target, start)
+            return 0
+        length = response.headers.get("Content-Length")
+        if target.size is not None and length is not None and int(length) != target.size:
+            raise SourceChangedError(
+                f"{redact_url(target.url)} has {length} bytes now, not {target.size}"
+            )
+        if start and not target.immutable and response.headers.get("ETag") != target.etag:
+            raise SourceChangedError(f"{redact_url(target.url)} is not the same file any more")
+        if start and not target.immutable and target.etag is None:
+            raise SourceChangedError(
+                f"{redact_url(target.url)} cannot be read from the middle: its server knows neither "
+                "ranges nor ETags",
+                hint="try again: it will be read from its start",
+            )
+        return start
+
+    def _refusal(self, response: BaseHTTPResponse, target: Target, url: str) -> MMError:
+        return target.explain(response.status, _lower(response)) or error_for(
+            response.status, _lower(response), url, moved=not _same(url, target.url)
+        )
+
+    @contextmanager
+    def _open(
+        self, method: str, target: Target, headers: Mapping[str, str]
+    ) -> Iterator[tuple[BaseHTTPResponse, str]]:
+        """Follow redirects by hand: the caller's headers never go to another origin."""
+        import urllib3
+
+        url = target.url
+        own = {"Accept-Encoding": "identity", **headers}
+        response: BaseHTTPResponse | None = None
+        try:
+            for _ in range(MAX_REDIRECTS):
+                target.allow(url)
+                theirs = target.headers if _same(url, target.url) else {}
+                response = self._pool(url).request(
+                    method,
+                    url,
+                    headers={**theirs, **own},
+                    redirect=False,
+                    retries=False,
+                    preload_content=False,
+                    decode_content=False,
+                )
+                location = response.headers.get("Location")
+                if response.status not in (301, 302, 303, 307, 308) or location is None:
+                    break
+                response.drain_conn()
+                response.release_conn()
+                url = _next(url, location)
+            else:
+                raise StorageError(
+                    f"{redact_url(target.url)} redirects more than {MAX_REDIRECTS} times"
+                )
+            assert response is not None
+            yield response, url
+        except urllib3.exceptions.HTTPError as error:
+            raise _fault(error, target.url) from error
+        finally:
+            if response is not None:
+                _give_back(response)
+
+    def _pool(self, url: str) -> PoolManager:
+        proxy = _proxy_for(url)
+        with self._lock:
+            if proxy not in self._pools:
+                self._pools[proxy] = _new_pool(proxy, self._timeouts)
+            return self._pools[proxy]
+
+
+def error_for(status: int, headers: Mapping[str, str], url: str, *, moved: bool = False) -> MMError:
+    """The error that an HTTP status means. `moved`: the answer came from another origin.
+
+    A 403 from there is a link that has expired, so that asking anew may help.
+    """
+    what = f"{redact_url(url)} answered {status}"
+    if status in (404, 410):
+        return NotFoundError(f"{what}: there is no such file")
+    if status in (401, 403) and moved:
+        return TransientError(f"{what}: the link has expired")
+    if status in (401, 403):
+        return AuthError(f"{what}: access is denied", hint="check the credentials of this source")
+    if status in _PASSING or status >= 500:
+        return TransientError(what, retry_after=retry_after(headers))
+    return StorageError(what)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server asks to wait: from Retry-After or ratelimit; `headers` in lower case.
+
+    https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
+    """
+    value = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d+(\.\d+)?", value):
+        return float(value)
+    if value:
+        try:
+            moment = email.utils.parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        return max(0.0, moment.timestamp() - time.time())
+    match = re.search(r"\br=0\b.*?\bt=(\d+)", headers.get("ratelimit", ""))
+    return float(match[1]) if match else None
+
+
+def _body(
+    response: BaseHTTPResponse, target: Target, *, skip: int, count: int | None
+) -> Iterator[Buffer]:
+    left = count
+    for data in response.stream(BUFFER_SIZE, decode_content=False):
+        if skip >= len(data):
+            skip -= len(data)
+            continue
+        chunk = data[skip:] if left is None else data[skip : skip + left]
+        skip = 0
+        if left is not None:
+            left -= len(chunk)
+        yield chunk
+        if left == 0:
+            return
+    if left:
+        raise TransientError(f"{redact_url(target.url)} ended {left} bytes too early")
+
+
+def _check_etag(response: BaseHTTPResponse, target: Target) -> None:
+    etag = response.headers.get("ETag")
+    if not target.immutable and target.etag and etag and etag != target.etag:
+        raise SourceChangedError(
+            f"{redact_url(target.url)} changed while it was read",
+            hint="pull again: the new state of the file is another version",
+        )
+
+
+def _check_content_range(response: BaseHTTPResponse, target: Target, start: int) -> None:
+    match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if match is None or int(match[1]) != start:
+        raise IntegrityError(
+            f"{redact_url(target.url)} answered another range than the one from byte {start}",
+            hint="its server does not handle ranges as HTTP demands",
+        )
+    if target.size is not None and match[3] not in ("*", str(target.size)):
+        raise SourceChangedError(
+            f"{redact_url(target.url)} has {match[3]} bytes now, not {target.size}"
+        )
+
+
+def _give_back(response: BaseHTTPResponse) -> None:
+    """Keep the connection if the body was read to its end; else close it."""
+    if getattr(response, "length_remaining", None) == 0:
+        response.release_conn()
+    else:
+        response.close()
+
+
+def _fault(error: Exception, url: str) -> MMError:
+    import urllib3
+
+    reason = redact(str(getattr(error, "reason", None) or error))
+    what = f"{redact_url(url)}: {reason}"
+    if isinstance(error, urllib3.exceptions.SSLError):
+        return StorageError(what, hint="for a certificate of your own set SSL_CERT_FILE")
+    if isinstance(
+        error, (urllib3.exceptions.LocationValueError, urllib3.exceptions.URLSchemeUnknown)
+    ):
+        return StorageError(f"{redact_url(url)} is no URL that can be read")
+    return TransientError(what, hint="look at the connection and try again")
+
+
+def _next(url: str, location: str) -> str:
+    target = urljoin(url, location)
+    old, new = urlsplit(url).scheme, urlsplit(target).scheme
+    if new not in ("http", "https") or (old == "https" and new == "http"):
+        raise StorageError(
+            f"{redact_url(url)} redirects to {new}, which would not be safe",
+            hint="ask the owner of the server to serve it by https",
+        )
+    return target
+
+
+def _same(one: str, other: str) -> bool:
+    return _origin(one) == _origin(other)
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    parts = urlsplit(url)
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, (parts.hostname or "").lower(), parts.port or default
+
+
+def _is_strong(etag: str | None) -> bool:
+    return etag is not None and not etag.startswith("W/")
+
+
+def _lower(response: BaseHTTPResponse) -> dict[str, str]:
+    return {name.lower(): value for name, value in response.headers.items()}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine by its name or address."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _proxy_for(url: str) -> str | None:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if is_loopback(host) or urllib.request.proxy_bypass(host):
+        return None
+    proxies = urllib.request.getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")
+
+
+def _new_pool(proxy: str | None, timeouts: tuple[float, float]) -> PoolManager:
+    import urllib3
+
+    options: dict[str, Any] = {
+        "timeout": urllib3.Timeout(connect=timeouts[0], read=timeouts[1]),
+        "maxsize": 64,
+        "ssl_context": _ssl_context(),
+        "headers": {"User-Agent": "model-manager"},
+    }
+    return (
+        urllib3.PoolManager(**options) if proxy is None else urllib3.ProxyManager(proxy, **options)
+    )
+
+
+def _ssl_context() -> Any:
+    from urllib3.util.ssl_ import create_urllib3_context
+
+    context = create_urllib3_context()
+    bundle = next((os.environ[name] for name in _CA_VARIABLES if os.environ.get(name)), None)
+    if bundle is None:
+        context.load_default_certs()
+    elif os.path.isdir(bundle):
+        context.load_verify_locations(capath=bundle)
+    else:
+        context.load_verify_locations(cafile=bundle)
+    return context
