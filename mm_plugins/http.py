@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
@@ -59,8 +60,8 @@ class Target:
     size: int | None = None
     etag: str | None = None
     immutable: bool = False
-    allow: Callable[[str], None] = lambda url: None
-    explain: Callable[[int, Mapping[str, str]], MMError | None] = lambda status, headers: None
+    allow: Callable[[str], None] | None = None
+    explain: Callable[[int, Mapping[str, str]], MMError | None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,16 +139,17 @@ class HttpClient:
             raise SourceChangedError(f"{redact_url(target.url)} is not the same file any more")
         if start and not target.immutable and target.etag is None:
             raise SourceChangedError(
-                f"{redact_url(target.url)} cannot be read from the middle: its server knows neither "
-                "ranges nor ETags",
+                f"{redact_url(target.url)} cannot be read from the middle: its server "
+                "knows neither ranges nor ETags",
                 hint="try again: it will be read from its start",
             )
         return start
 
     def _refusal(self, response: BaseHTTPResponse, target: Target, url: str) -> MMError:
-        return target.explain(response.status, _lower(response)) or error_for(
-            response.status, _lower(response), url, moved=not _same(url, target.url)
-        )
+        headers = _lower(response)
+        explained = target.explain(response.status, headers) if target.explain else None
+        moved = not _same(url, target.url)
+        return explained or error_for(response.status, headers, url, moved=moved)
 
     @contextmanager
     def _open(
@@ -157,11 +159,12 @@ class HttpClient:
         import urllib3
 
         url = target.url
-        own = {"Accept-Encoding": "identity", **headers}
+        own = {"Accept-Encoding": "identity", "User-Agent": "model-manager", **headers}
         response: BaseHTTPResponse | None = None
         try:
             for _ in range(MAX_REDIRECTS):
-                target.allow(url)
+                if target.allow is not None:
+                    target.allow(url)
                 theirs = target.headers if _same(url, target.url) else {}
                 response = self._pool(url).request(
                     method,
@@ -351,7 +354,6 @@ def _new_pool(proxy: str | None, timeouts: tuple[float, float]) -> PoolManager:
         "timeout": urllib3.Timeout(connect=timeouts[0], read=timeouts[1]),
         "maxsize": 64,
         "ssl_context": _ssl_context(),
-        "headers": {"User-Agent": "model-manager"},
     }
     return (
         urllib3.PoolManager(**options) if proxy is None else urllib3.ProxyManager(proxy, **options)
@@ -365,7 +367,7 @@ def _ssl_context() -> Any:
     bundle = next((os.environ[name] for name in _CA_VARIABLES if os.environ.get(name)), None)
     if bundle is None:
         context.load_default_certs()
-    elif os.path.isdir(bundle):
+    elif Path(bundle).is_dir():
         context.load_verify_locations(capath=bundle)
     else:
         context.load_verify_locations(cafile=bundle)
