@@ -211,14 +211,14 @@ class Plugins:
             matches = [name for name, t in types.items() if self._answers(t, url)]
         if len(matches) == 1:
             return types[matches[0]]
+        what = f"{scheme}://" if scheme else repr(redact(url))
         if matches:
             raise PluginError(
-                f"several {kind} answer {scheme or url!r}: {', '.join(sorted(matches))}",
+                f"several {kind} answer {what}: {', '.join(sorted(matches))}",
                 hint="name one with its type in mm.yaml",
             )
         raise PluginError(
-            f"no plugin answers {scheme + '://' if scheme else url!r} among {kind}"
-            f"{self._broken_note()}",
+            f"no plugin answers {what} among {kind}{self._broken_note()}",
             hint="see `mm plugins list` for what is installed",
         )
 
