@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -185,6 +186,12 @@ class Request:
         set_(self, "aliases", tuple(check_alias(alias) for alias in self.aliases))
         set_(self, "include", tuple(self.include))
         set_(self, "exclude", tuple(self.exclude))
+
+    def selects(self, path: str) -> bool:
+        """Whether the patterns let `path` through. Every source asks this for every file."""
+        if any(fnmatchcase(path, pattern) for pattern in self.exclude):
+            return False
+        return not self.include or any(fnmatchcase(path, pattern) for pattern in self.include)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

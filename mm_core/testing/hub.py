@@ -178,15 +178,15 @@ class HubServer:
         assert self.xet_folder is not None
         self.xet_folder.mkdir(parents=True, exist_ok=True)
         session = hf_xet.XetSession()
-        commit = session.new_upload_commit(endpoint=f"local://{self.xet_folder}")
-        handles = {
-            path: commit.start_upload_bytes(data)
-            for path, data in content.items()
-            if is_lfs(path)
-        }
-        commit.commit()
+        with session.new_upload_commit(endpoint=f"local://{self.xet_folder}") as commit:
+            handles = {
+                path: commit.start_upload_bytes(data)
+                for path, data in content.items()
+                if is_lfs(path)
+            }
         for path, handle in handles.items():
-            repo.xet[hashlib.sha256(content[path]).hexdigest()] = _xet_hash(handle)
+            sha256 = hashlib.sha256(content[path]).hexdigest()
+            repo.xet[sha256] = handle.result().xet_info.hash
 
 
 def git_sha1(data: bytes) -> str:
@@ -377,7 +377,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _resolve(self, name: str, revision: str, path: str) -> None:
         repo = self._repo(name) if self.origin == "hub" else self.hub.repos.get(name)
         if repo is None or (self.origin == "hub" and not self._may_read(repo)):
-            return
+            return None
         commit = repo.resolve(revision)
         if commit is None:
             return self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
@@ -435,7 +435,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _error(
         self, status: int, code: str | None, message: str, headers: dict[str, str] | None = None
     ) -> None:
-        headers = {"Content-Type": "application/json", "X-Error-Message": message, **(headers or {})}
+        headers = {
+            "Content-Type": "application/json",
+            "X-Error-Message": message,
+            **(headers or {}),
+        }
         if code is not None:
             headers["X-Error-Code"] = code
         self._send(status, json.dumps({"error": message}).encode(), headers)
@@ -482,8 +486,3 @@ def _read_folder(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-
-
-def _xet_hash(handle: Any) -> str:
-    result = handle.result() if callable(getattr(handle, "result", None)) else handle
-    return str(getattr(result, "hash", result))
