@@ -122,7 +122,7 @@ def test_dry_run_writes_nothing(hub, backend):
     """-n prints the plan; the backend is as empty as before."""
     hub.add_repo("org/name", files=FILES)
     plan = mm_json("pull", "hf://org/name", "--to", backend, "-n")
-    assert plan["fetch_bytes"] == sum(map(len, FILES.values()))
+    assert plan["plan"]["fetch_bytes"] == sum(map(len, FILES.values()))
     assert stored_files(backend, "") == {}
 
 
