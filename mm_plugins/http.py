@@ -147,9 +147,10 @@ class HttpClient:
 
     def _refusal(self, response: BaseHTTPResponse, target: Target, url: str) -> MMError:
         headers = _lower(response)
+        if not _same(url, target.url):
+            return error_for(response.status, headers, url, moved=True)
         explained = target.explain(response.status, headers) if target.explain else None
-        moved = not _same(url, target.url)
-        return explained or error_for(response.status, headers, url, moved=moved)
+        return explained or error_for(response.status, headers, url)
 
     @contextmanager
     def _open(

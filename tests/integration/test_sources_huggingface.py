@@ -1,0 +1,267 @@
+"""The huggingface source against a hub on loopback, and that hub against the Hub's own client."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from mm_core import (
+    AuthError,
+    GatedError,
+    IntegrityError,
+    ModelManager,
+    NotFoundError,
+    OfflineError,
+    RemoteFile,
+    Request,
+    SourceChangedError,
+    TransientError,
+    UsageError,
+)
+from mm_core.testing.hub import Fault, HubServer, git_sha1
+from mm_plugins.sources.huggingface import HuggingFaceSource
+
+pytestmark = pytest.mark.integration
+
+TOKEN = "hf_" + "anotherTokenThatIsSecret"
+WEIGHTS = bytes(range(256)) * 20_000
+
+
+@pytest.fixture
+def source(hub):
+    made = HuggingFaceSource()
+    yield made
+    made.close()
+
+
+def read(source, file, start=0, end=None) -> bytes:
+    return b"".join(bytes(buffer) for buffer in source.read(file, start, end))
+
+
+def snapshot(source, url="hf://org/m", **options):
+    return source.snapshot(Request(url=url, **options))
+
+
+def test_the_snapshot_is_fixed_and_states_hashes(hub, source):
+    """A branch becomes its commit; each file has its size and the hash that the hub knows."""
+    commit = hub.add_repo(
+        "org/m",
+        files={"config.json": b"{}", "w.bin": WEIGHTS},
+        pipeline_tag="fill-mask",
+        license="mit",
+    )
+    shot = snapshot(source)
+    assert (shot.revision, shot.source) == (commit, f"hf://org/m@{commit}")
+    assert (shot.model_id, shot.model_type.value, shot.license) == ("org/m", "fill-mask", "mit")
+    config, weights = shot.files
+    assert (config.size, config.sha256, config.git_sha1) == (2, None, git_sha1(b"{}"))
+    assert (weights.size, weights.git_sha1) == (len(WEIGHTS), None)
+    assert weights.sha256 == hashlib.sha256(WEIGHTS).hexdigest()
+
+
+def test_older_commits_stay_reachable(hub, source):
+    """A commit, short of any branch, can be asked for: in the URL and by --revision."""
+    old = hub.add_repo("org/m", files={"a.txt": b"old"})
+    new = hub.add_repo("org/m", files={"a.txt": b"new"})
+    assert snapshot(source).revision == new
+    assert snapshot(source, f"hf://org/m@{old}").revision == old
+    assert snapshot(source, revision=old).revision == old
+    (file,) = snapshot(source, f"hf://org/m@{old}").files
+    assert read(source, file) == b"old"
+
+
+def test_a_tree_of_many_pages(source, hub):
+    """2,500 files come whole through pages of 1,000."""
+    hub.add_repo("org/m", files={f"d{i % 7}/f{i}.txt": b"%d" % i for i in range(2500)})
+    shot = snapshot(source)
+    assert len({file.path for file in shot.files}) == 2500
+    assert len([r for r in hub.requests if "/tree/" in r.path]) == 3
+
+
+def test_ranges(hub, source):
+    """[start, end) of the bytes; beyond the end there is nothing."""
+    hub.add_repo("org/m", files={"w.bin": WEIGHTS})
+    (file,) = snapshot(source).files
+    assert read(source, file, 10, 20) == WEIGHTS[10:20]
+    assert read(source, file, len(WEIGHTS) - 5) == WEIGHTS[-5:]
+    assert read(source, file, 0, 10**12) == WEIGHTS
+    assert read(source, file, len(WEIGHTS) + 5) == b""
+
+
+def test_more_than_fifty_gigabytes(source, hub):
+    """No request asks for more than a CDN gives: a file of 120 GB is read in several ranges."""
+    hub.add_repo("org/m", files={"w.bin": WEIGHTS})
+    (file,) = snapshot(source).files
+    huge = RemoteFile(path="w.bin", size=120 << 30, extra=file.extra)
+    reading = source.read(huge, 1000)
+    with pytest.raises(SourceChangedError):
+        next(reading)  # the hub's true file is smaller, and says so
+    asked = [r.range for r in hub.requests if r.range]
+    assert asked[-1] == f"bytes=1000-{1000 + (8 << 30) - 1}"
+
+
+def test_a_cut_is_transient_after_the_right_bytes(hub, source):
+    """What came before a cut is right, and the error says that trying again may help."""
+    hub.add_repo("org/m", files={"w.bin": WEIGHTS})
+    hub.faults.append(Fault("w.bin", kind="cut", after_bytes=3_000_000))
+    (file,) = snapshot(source).files
+    got = bytearray()
+    with pytest.raises(TransientError):
+        for buffer in source.read(file):
+            got += buffer
+    assert 0 < len(got) <= 3_000_000
+    assert bytes(got) == WEIGHTS[: len(got)]
+
+
+def test_retry_after_is_told(hub, source):
+    """A 429 carries the seconds that the hub asks to wait."""
+    hub.add_repo("org/m", files={"w.bin": WEIGHTS})
+    hub.faults.append(Fault("w.bin", kind="429", retry_after=17))
+    (file,) = snapshot(source).files
+    with pytest.raises(TransientError) as caught:
+        read(source, file)
+    assert caught.value.retry_after == 17
+
+
+@pytest.mark.parametrize("kind", ["ignore-range", "wrong-range"])
+def test_servers_that_do_ranges_wrong(hub, source, kind):
+    """A 200 to a range is read from its start; another range than asked is an error."""
+    hub.add_repo("org/m", files={"w.bin": WEIGHTS})
+    (file,) = snapshot(source).files
+    hub.faults.append(Fault("w.bin", kind=kind))
+    if kind == "ignore-range":
+        assert read(source, file, 1_000_000, 1_000_010) == WEIGHTS[1_000_000:1_000_010]
+    else:
+        with pytest.raises(IntegrityError):
+            read(source, file, 1_000_000)
+
+
+def test_the_token_never_follows_a_redirect(hub, source, monkeypatch):
+    """The hub sees the token; another origin to which it redirects does not."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.add_repo("org/m", files={"w.bin": WEIGHTS}, private=True, token=TOKEN)
+    hub.faults.append(Fault("w.bin", kind="redirect"))
+    (file,) = snapshot(source).files
+    assert read(source, file) == WEIGHTS
+    seen = {r.origin: r.authorized for r in hub.requests if "/resolve/" in r.path}
+    assert seen == {"hub": True, "other": False}
+    assert not any(TOKEN in str(r.headers) for r in hub.requests if r.origin == "other")
+
+
+def test_an_expired_link_is_asked_for_again(hub, local):
+    """A 403 from the other origin is no refusal: the hub is asked for a new link."""
+    hub.add_repo("org/m", files={"w.bin": WEIGHTS})
+    hub.faults += [Fault("w.bin", kind="redirect"), Fault("w.bin", kind="403")]
+    with ModelManager(backend=local) as manager:
+        assert manager.pull("hf://org/m").fetched_bytes == len(WEIGHTS)
+
+
+def test_gated(hub, source, monkeypatch):
+    """Gated: an error that says how to get in; with the owner's leave it is read."""
+    hub.add_repo("org/m", files={"w.bin": WEIGHTS}, gated=True, token=TOKEN)
+    with pytest.raises(GatedError) as caught:
+        snapshot(source)
+    assert f"{hub.endpoint}/org/m" in caught.value.hint
+    monkeypatch.setenv("HF_TOKEN", "hf_wrongTokenWrongToken")
+    with pytest.raises(GatedError) as caught:
+        snapshot(source)
+    assert "hf_wrong" not in str(caught.value) + str(caught.value.hint)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert read(source, snapshot(source).files[0]) == WEIGHTS
+
+
+def test_private_looks_like_absent(hub, source, monkeypatch):
+    """A private repository without a token: not found, and the hint tells where the token goes."""
+    hub.add_repo("org/m", files={"w.bin": WEIGHTS}, private=True, token=TOKEN)
+    with pytest.raises(NotFoundError) as caught:
+        snapshot(source)
+    assert "HF_TOKEN" in caught.value.hint
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert len(snapshot(source).files) == 1
+
+
+def test_a_token_in_the_settings_wins_and_never_shows(hub):
+    """The configured token is used, and no repr of settings or source shows it."""
+    hub.add_repo("org/m", files={"w.bin": WEIGHTS}, private=True, token=TOKEN)
+    config = HuggingFaceSource.Config(token=TOKEN)
+    source = HuggingFaceSource(config)
+    assert len(snapshot(source).files) == 1
+    assert TOKEN not in repr(config) + repr(source) + repr(snapshot(source))
+
+
+@pytest.mark.parametrize("url", ["hf://datasets/org/m", "hf://a/b/c", "hf://"])
+def test_what_is_no_model(source, url):
+    """Datasets, spaces and other shapes are refused in words."""
+    with pytest.raises(UsageError):
+        snapshot(source, url)
+
+
+def test_unknown_revision(hub, source):
+    """A revision that is not there is not found, though the repository is."""
+    hub.add_repo("org/m", files={"w.bin": WEIGHTS})
+    with pytest.raises(NotFoundError, match="revision"):
+        snapshot(source, "hf://org/m@nope")
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "MM_OFFLINE"])
+def test_offline(hub, source, monkeypatch, name):
+    """Switched off, nobody is asked; the error names the switch."""
+    hub.add_repo("org/m", files={"w.bin": WEIGHTS})
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(OfflineError, match=name):
+        snapshot(source)
+    assert hub.requests == []
+
+
+def test_a_hub_that_is_not_there(source, monkeypatch):
+    """No connection is a passing fault, told without a traceback of the client."""
+    with HubServer() as gone:
+        endpoint = gone.endpoint
+    source = HuggingFaceSource(HuggingFaceSource.Config(endpoint=endpoint))
+    with pytest.raises(TransientError, match="org/m"):
+        snapshot(source)
+
+
+def test_a_wrong_token_route_for_xet(tmp_path, monkeypatch):
+    """Where the hub refuses the Xet token, the error is one of ours."""
+    with HubServer(xet=tmp_path / "cas") as hub:
+        hub.add_repo("org/m", files={"w.bin": WEIGHTS})
+        source = HuggingFaceSource(HuggingFaceSource.Config(endpoint=hub.endpoint))
+        (file,) = snapshot(source).files
+        hub.repos["org/m"].gated = True
+        with pytest.raises(AuthError):
+            read(source, file)
+
+
+def test_xet_streams_from_a_real_content_store(tmp_path, local):
+    """Where Xet is offered, the bytes come through hf_xet, whole and in ranges, verified."""
+    with HubServer(xet=tmp_path / "cas") as hub:
+        hub.add_repo("org/m", files={"w.bin": WEIGHTS, "config.json": b"{}"})
+        source = HuggingFaceSource(HuggingFaceSource.Config(endpoint=hub.endpoint))
+        weights = next(f for f in snapshot(source).files if f.path == "w.bin")
+        assert weights.extra["xet"]
+        assert read(source, weights) == WEIGHTS
+        assert read(source, weights, 1_000_000, 1_000_100) == WEIGHTS[1_000_000:1_000_100]
+        assert not [r for r in hub.requests if r.path.endswith("w.bin")]
+        plain = HuggingFaceSource(HuggingFaceSource.Config(endpoint=hub.endpoint, xet=False))
+        assert read(plain, weights, 0, 100) == WEIGHTS[:100]
+
+
+def test_the_hubs_own_client_works_against_this_hub(hub, tmp_path):
+    """snapshot_download and HfApi take the loopback server for the Hub."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    files = {"config.json": b"{}", "d/w.bin": WEIGHTS}
+    commit = hub.add_repo("org/m", files=files)
+    folder = snapshot_download(
+        "org/m", endpoint=hub.endpoint, local_dir=tmp_path / "dl", token=False
+    )
+    assert folder
+    for path, data in files.items():
+        assert (tmp_path / "dl" / path).read_bytes() == data
+    api = HfApi(endpoint=hub.endpoint, token=False)
+    assert api.model_info("org/m").sha == commit
+    assert api.file_exists("org/m", "d/w.bin")
+    assert [model.id for model in api.list_models(search="org/")] == ["org/m"]
+    assert api.get_paths_info("org/m", ["config.json"])[0].size == 2
