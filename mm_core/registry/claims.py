@@ -109,7 +109,7 @@ def _beat(sink: Sink, key: str, body: bytes, interval: float, stop: threading.Ev
         try:
             sink.put(key, body)
             pause = interval
-        except MMError as error:
+        except Exception as error:  # noqa: BLE001  # a heartbeat outlives what a plugin raises
             pause = interval / 4
             logger.warning("a heartbeat failed", extra={"key": key, "error": str(error)})
 

@@ -100,11 +100,11 @@ class Log:
         """All commits from the first, the chain checked: `IntegrityError` where it is broken."""
         state, seq, head = self.refresh(), 0, GENESIS
         for record in read_commits(self.sink, 0, GENESIS, self._patience):
-            seq, head = record.seq, record.sha256
-            if seq == state.seq and head != state.head:
-                break
+            seq = record.seq
+            if seq == state.seq:
+                head = record.sha256
             yield record
-        if seq < state.seq or (seq == state.seq and head != state.head):
+        if head != state.head:
             raise IntegrityError(
                 f"the registry's log at {self.sink.root} was changed or damaged: "
                 f"commit {min(seq + 1, state.seq)} is not the one that was there before",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from types import EllipsisType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from mm_core.exceptions import (
     ConflictError,
@@ -37,6 +37,13 @@ from mm_core.sink import Sink
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+class _Cache(NamedTuple):
+    """Entries as they are after commit `seq`."""
+
+    seq: int
+    entries: dict[str, ModelEntry | None]
 
 
 class ModelRegistry:
@@ -77,8 +84,7 @@ class ModelRegistry:
         self._commit_timeout = commit_timeout
         writer = writer or f"{socket.gethostname()}/{os.getpid()}"
         self._log = Log(self._sink, timeout=commit_timeout, writer=writer)
-        self._cache: dict[str, ModelEntry | None] = {}
-        self._cached_at = -1
+        self._cache = _Cache(-1, {})
         self._view_lock = threading.Lock()
 
     @property
@@ -125,11 +131,12 @@ class ModelRegistry:
         state = self._log.known
         if state is None or state.seq < self._written.get(self._sink.root, 0):
             state = self._log.refresh()
-        if state.seq != self._cached_at:
-            self._cache, self._cached_at = {}, state.seq
-        if model_id not in self._cache:
-            self._cache[model_id] = self._get(state, model_id, None)
-        return self._cache[model_id]
+        cache = self._cache
+        if cache.seq != state.seq:
+            self._cache = cache = _Cache(state.seq, {})
+        if model_id not in cache.entries:
+            cache.entries[model_id] = self._get(state, model_id, None)
+        return cache.entries[model_id]
 
     def list_models(
         self,
@@ -258,7 +265,7 @@ class ModelRegistry:
         `CancelledError` when `cancelled` is set.
         """
         names = check_model_id(model_id), check_version(version)
-        fields = {"model_type": model_type.value, "source": source, "date": _now()}
+        fields = {"model_type": ModelType(model_type).value, "source": source, "date": _now()}
         beginner = Beginner(
             self._log, self._commit, names, claim_timeout=self._claim_timeout, fields=fields
         )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -51,13 +50,13 @@ class JsonView:
 
     def _replace(self, text: str) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
+        staged = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
+            with staged.open("x", encoding="utf-8") as file:
                 file.write(text)
-            Path(name).replace(self.path)
+            staged.replace(self.path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            staged.unlink(missing_ok=True)
             raise
 
 

@@ -17,6 +17,7 @@ from mm_core.exceptions import (
     TransientError,
 )
 from mm_core.registry import ModelRegistry, probe_exclusive_create
+from mm_core.registry.operations import operation
 from mm_core.schemas import canonical_json, sha256_hex
 from mm_core.sink import read_bytes
 from mm_core.testing.registry import FaultySink, claimed, fill, manifest_for, registered
@@ -141,6 +142,16 @@ def test_a_changed_commit_is_found(sink, registry, seq):
     if seq < 3:
         with pytest.raises(IntegrityError, match=f"commit {seq + 1} "):
             ModelRegistry(sink).list_models()
+
+
+def test_a_commit_under_another_number_is_found(sink, registry):
+    """A commit says its number; one that was moved is refused though the chain fits."""
+    write(registry, 1)
+    forge(sink, 3, sha256_hex(read_bytes(sink, log_key(1))), [])
+    sink.copy(log_key(3), log_key(2))
+    sink.delete([log_key(3)])
+    with pytest.raises(IntegrityError, match="commit 2 "):
+        registry.list_models()
 
 
 def test_a_lost_commit_is_found(sink, registry):
@@ -403,6 +414,15 @@ def test_a_redo_is_known_after_many_other_commits(sink, registry):
     count = len(registry.history())
     assert registry.add(claim, manifest_for(claim)) == entry
     assert len(registry.history()) == count
+
+
+def test_operations_that_are_in_the_log_are_not_repeated(sink, registry):
+    """Operation ids tell a redo: it returns, and changes nothing, even if it were not allowed."""
+    fill(registry, "m", "1")
+    move = operation("alias", "m", version="1", alias="prod", expect="")
+    registry._log.commit([move])
+    assert ModelRegistry(sink)._log.commit([move]).seq == 3
+    assert len(registry.history()) == 3
 
 
 def test_a_store_that_refuses_for_good_is_not_asked_again(sink):
