@@ -22,9 +22,10 @@ THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 def _runs(version: str) -> bool:
     path = shutil.which(f"python{version}")
-    return path is not None and not subprocess.run(
-        [path, "-c", ""], check=False, capture_output=True
-    ).returncode
+    return (
+        path is not None
+        and not subprocess.run([path, "-c", ""], check=False, capture_output=True).returncode
+    )
 
 
 PYTHONS = [v for v in ("3.10", "3.11", "3.12", "3.13", "3.14") if v == THIS or _runs(v)]

@@ -13,6 +13,7 @@ class Stop(threading.Event):
         self._others = [other for other in others if other is not None]
 
     def is_set(self) -> bool:
+        """Whether this or another of them is set."""
         return super().is_set() or any(other.is_set() for other in self._others)
 
     def wait(self, timeout: float | None = None) -> bool:

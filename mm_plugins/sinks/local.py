@@ -131,7 +131,7 @@ class LocalSink(Sink):
         with _translated(key):
             if not _staging.is_object(os.lstat(path)):
                 raise NotFoundError(f"{path} is not a file")
-            file = open(path, "rb", buffering=0)  # noqa: SIM115, PTH123  # closed below, raw on purpose
+            file = open(path, "rb", buffering=0)  # noqa: SIM115  # closed below, raw on purpose
         with file:
             file.seek(start)
             position = start

@@ -2,9 +2,13 @@
 
 import gc
 import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -190,6 +194,19 @@ def test_processes_elsewhere_are_never_declared_dead(field):
 
 
 @pytest.mark.skipif(this_process() is None, reason="needs /proc")
+def test_a_process_that_nobody_has_reaped_is_dead():
+    """A zombie pulls nothing any more, though its pid is still there."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    owner = {**this_process(), "pid": child.pid, "started": processes_module._started(child.pid)}
+    assert not is_dead(owner)
+    child.stdin.close()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert Path(f"/proc/{child.pid}").exists()
+    assert is_dead(owner)
+    child.wait()
+
+
+@pytest.mark.skipif(this_process() is None, reason="needs /proc")
 def test_a_pid_given_again_is_another_process():
     """The start time tells a process from a later one with the same pid."""
     assert not is_dead(this_process())
@@ -235,6 +252,24 @@ def test_a_claim_that_nobody_holds_falls_silent(registry):
     gc.collect()
     thread.join(60)
     assert not thread.is_alive()
+
+
+def test_losing_the_race_to_begin_is_waiting(sink, registry):
+    """If another's begin comes between look and commit, the loser waits for it like anybody."""
+    fill(registry, "other", "1")
+
+    class Beaten(FaultySink):
+        beaten = False
+
+        def create(self, key, data):
+            if not self.beaten:
+                Beaten.beaten = True
+                fill(registry, "m", "1")
+            self.inner.create(key, data)
+
+    begun = ModelRegistry(Beaten(sink, rate=0, seed=0)).begin("m", "1")
+    assert begun == registry.get_model("m")
+    assert list(sink.list(".mm/claims/")) == []
 
 
 def test_a_failed_begin_leaves_no_heartbeat(sink, registry):

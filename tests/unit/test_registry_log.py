@@ -175,6 +175,20 @@ def test_rubbish_in_the_log_is_an_integrity_error(sink, registry, data):
         registry.list_models()
 
 
+def test_a_changed_manifest_is_found(sink, registry):
+    """A manifest is read by its hash; changed bytes are an IntegrityError, and nothing to copy."""
+    entry = fill(registry, "m", "1")
+    key = f".mm/manifests/{entry.manifest}.json"
+    sink.put(key, read_bytes(sink, key).replace(b"model.bin", b"other.bin"))
+    with pytest.raises(IntegrityError, match="manifest"):
+        registry.manifest(entry)
+    assert dict(registry.files_by_sha256()) == {}
+    registry.remove("m", "1")
+    claim = claimed(registry, "m", "1")
+    with pytest.raises(IntegrityError, match="other bytes"):
+        registry.add(claim, manifest_for(claim))
+
+
 # -- checkpoints
 
 
@@ -211,6 +225,24 @@ def test_lost_and_damaged_checkpoints_harm_nothing(sink, registry, damage):
         state = json.loads(gzip.decompress(data))
         state["models"] = {}
         sink.put(newest, gzip.compress(canonical_json(state)))
+    assert ModelRegistry(sink).list_models() == registry.list_models()
+
+
+def test_without_a_hint_the_newest_checkpoint_is_found(sink, registry):
+    """Listing finds the newest valid checkpoint, so that little of the log is read."""
+    write(registry, 96)
+    sink.delete([".mm/hint.json"])
+    spied = Spied(sink)
+    assert len(ModelRegistry(spied).list_models()) == 96
+    assert [key for _, key in spied.calls if key.startswith(".mm/log/")][0] == log_key(97)
+
+
+def test_a_checkpoint_under_another_number_is_refused(sink, registry):
+    """A checkpoint that was given a later number does not make commits be skipped."""
+    write(registry, 40)
+    data = read_bytes(sink, next(iter(sink.list(".mm/snap/"))).key)
+    sink.put(f".mm/snap/000000000038-{sha256_hex(data)[:12]}.json.gz", data)
+    sink.delete([".mm/hint.json"])
     assert ModelRegistry(sink).list_models() == registry.list_models()
 
 
