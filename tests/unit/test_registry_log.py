@@ -237,7 +237,7 @@ def test_without_a_hint_the_newest_checkpoint_is_found(sink, registry):
     assert [key for _, key in spied.calls if key.startswith(".mm/log/")][0] == log_key(97)
 
 
-def test_a_checkpoint_under_another_number_is_refused(sink, registry):
+def test_a_checkpoint_under_another_number_harms_nothing(sink, registry):
     """A checkpoint that was given a later number does not make commits be skipped."""
     write(registry, 40)
     data = read_bytes(sink, next(iter(sink.list(".mm/snap/"))).key)
