@@ -1,0 +1,91 @@
+"""An S3 server on loopback: moto, made linearizable where the registry needs it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from mm_core.exceptions import MissingExtraError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class S3Server:
+    """S3 on ``127.0.0.1``, as a context manager; its objects are gone at the end.
+
+    `environment` is what a process needs in its environment to use it.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from moto.server import ThreadedMotoServer
+        except ImportError as error:
+            raise MissingExtraError(
+                "the S3 server for tests needs moto", hint="pip install 'moto[server]'"
+            ) from error
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        self.requests: list[tuple[str, str]] = []
+
+    @property
+    def endpoint_url(self) -> str:
+        """The server's URL."""
+        host, port = self._server.get_host_and_port()
+        return f"http://{host}:{port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The endpoint and credentials, as the AWS SDKs read them."""
+        return {
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+        }
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        server: Any = self._server._server  # noqa: SLF001  # moto has no public way to wrap its app
+        server.app = _Exclusive(server.app, self.requests)
+        handler = server.RequestHandlerClass
+        server.RequestHandlerClass = type("Quiet", (handler,), {"log_request": _say_nothing})
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.stop()
+
+    def make_bucket(self, name: str) -> None:
+        """Make a bucket; one that is there is fine."""
+        import urllib3
+
+        pool = urllib3.PoolManager()
+        answer = pool.request("PUT", f"{self.endpoint_url}/{name}")
+        assert answer.status in (200, 409), answer.data
+
+
+def _say_nothing(*_: object) -> None:
+    """The log is in `S3Server.requests`."""
+
+
+class _Exclusive:
+    """One conditional write at a time: moto looks, and then writes, without a lock of its own."""
+
+    def __init__(self, app: Any, requests: list[tuple[str, str]]) -> None:
+        self._app = app
+        self._requests = requests
+        self._lock = threading.Lock()
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        self._requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
+        if "HTTP_IF_NONE_MATCH" not in environ:
+            answer: Iterable[bytes] = self._app(environ, start_response)
+            return answer
+        with self._lock:
+            return list(self._app(environ, start_response))
