@@ -208,11 +208,16 @@ class LocalSink(Sink):
     @contextmanager
     def _staged(self, key: str) -> Iterator[tuple[str, _staging.Staged]]:
         target = self._path(key)
-        with ExitStack() as stack:
-            with _translated(key):
-                new = stack.enter_context(_staging.staged(target, durable=self._durable))
-            self._sweep_once(os.path.dirname(target))
-            yield target, new
+        folder = os.path.dirname(target)
+        try:
+            with ExitStack() as stack:
+                with _translated(key):
+                    new = stack.enter_context(_staging.staged(target, durable=self._durable))
+                self._sweep_once(folder)
+                yield target, new
+        except BaseException:
+            _staging.remove_empty_folders(folder, self._root)
+            raise
 
     def _sweep_once(self, folder: str) -> None:
         if folder not in self._swept:
