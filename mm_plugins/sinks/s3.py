@@ -36,16 +36,18 @@ _COPY_LIMIT = 5 << 30
 _COPY_PART = 1 << 30
 _DELETE_LIMIT = 1000
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-_NO_CREDENTIALS = [
-    "NoCredentialsError",
-    "PartialCredentialsError",
-    "ProfileNotFound",
-    "CredentialRetrievalError",
-    "TokenRetrievalError",
-    "SSOTokenLoadError",
-    "UnauthorizedSSOTokenError",
-    "NoAuthTokenError",
-]
+_NO_CREDENTIALS = frozenset(
+    {
+        "CredentialRetrievalError",
+        "NoAuthTokenError",
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "ProfileNotFound",
+        "SSOTokenLoadError",
+        "TokenRetrievalError",
+        "UnauthorizedSSOTokenError",
+    }
+)
 _HOW_TO_SIGN_IN = "give credentials by AWS_PROFILE or AWS_ACCESS_KEY_ID, or `profile` in options"
 
 
@@ -276,7 +278,7 @@ class S3Sink(Sink):
 
     def _ask(self, method: str, name: str, **arguments: Any) -> Any:
         with _translated(name):
-            return self._run(self._fs._call_s3, method, Bucket=self._bucket, **arguments)  # noqa: SLF001  # call_s3 would do, but is not typed to be overridden
+            return self._run(self._fs._call_s3, method, Bucket=self._bucket, **arguments)  # noqa: SLF001  # call_s3 is this behind a wrapper
 
     def _run(self, action: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         from fsspec.asyn import sync

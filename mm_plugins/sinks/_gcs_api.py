@@ -1,0 +1,209 @@
+"""The JSON API of GCS over gcsfs's session and credentials, one request at a time.
+
+gcsfs's own calls hide the HTTP status, repeat a failed request for a minute, and
+build uploads with a fixed MIME boundary that cuts a body which contains it
+short. What is left of it here is what it does best: finding the credentials,
+refreshing them, and keeping a session.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from mm_core import (
+    AlreadyExistsError,
+    AuthError,
+    MissingExtraError,
+    MMError,
+    NotFoundError,
+    StorageError,
+    TransientError,
+    redact,
+)
+
+_PASSING = frozenset({408, 409, 425, 429})
+_HOW_TO_SIGN_IN = (
+    "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body as JSON data."""
+        return json.loads(self.body)
+
+
+class GcsApi:
+    """One bucket. `make` builds the gcsfs file system when it is first needed."""
+
+    def __init__(self, make: Callable[[], Any], *, requester_pays: str | None) -> None:
+        self._make = make
+        self._user_project = {} if requester_pays is None else {"userProject": requester_pays}
+        self._lock = threading.Lock()
+        self._made: Any = None
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        name: str,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        accept: frozenset[int] = frozenset(),
+    ) -> Answer:
+        """Send one request; `path` is below the host, or a whole URL of an upload session.
+
+        An answer of 2xx, or with a status in `accept`, is returned; others are
+        raised as our errors, about `name`.
+        """
+        with translated(name):
+            answer: Answer = self._run(self._whole, method, path, params, headers, body)
+        if 200 <= answer.status < 300 or answer.status in accept:
+            return answer
+        raise error_for(answer.status, answer.body, name)
+
+    def stream(self, path: str, *, name: str, params: Mapping[str, str], range: str | None) -> Any:
+        """Open one GET; None for a range beyond the end. Read it with `next_block`."""
+        headers = {} if range is None else {"Range": range}
+        with translated(name):
+            response = self._run(self._open, "GET", path, params, headers, b"")
+            if response.status == 416:
+                response.close()
+                return None
+            if response.status >= 300:
+                body = self._run(response.read)
+                raise error_for(response.status, body, name)
+        return response
+
+    def next_block(self, response: Any, size: int, *, name: str) -> bytes:
+        """Up to `size` bytes; none at the end. `TransientError` for a cut."""
+        with translated(name):
+            block: bytes = self._run(_read_block, response, size)
+        return block
+
+    async def _whole(self, *request: Any) -> Answer:
+        response = await self._open(*request)
+        try:
+            return Answer(response.status, response.headers, await response.read())
+        finally:
+            response.release()
+
+    async def _open(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+        body: bytes,
+    ) -> Any:
+        import aiohttp
+
+        fs = self._fs
+        await fs._set_session()  # noqa: SLF001  # gcsfs has no public way to a raw answer
+        return await fs.session.request(
+            method,
+            path if path.startswith("http") else f"{fs._location}{path}",  # noqa: SLF001  # as above
+            params={**self._user_project, **(params or {})},
+            headers=fs._get_headers(dict(headers or {})),  # noqa: SLF001  # as above
+            data=body,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60),
+        )
+
+    def _run(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        from fsspec.asyn import sync
+
+        return sync(self._fs.loop, action, *arguments)
+
+    @property
+    def _fs(self) -> Any:
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
+
+
+def make_file_system(*, project: str | None, token: str | None, endpoint_url: str | None) -> Any:
+    """A gcsfs file system of its own, for an emulator without credentials.
+
+    `MissingExtraError` without gcsfs, `AuthError` where no credentials are found.
+    """
+    # Without this an emulator is asked for the bucket's type by gRPC, for a minute.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    try:
+        import gcsfs
+    except ImportError as error:
+        raise MissingExtraError(
+            "GCS needs gcsfs, which is not installed", hint="pip install 'model-manager[gcs]'"
+        ) from error
+    if token is None and (os.environ.get("STORAGE_EMULATOR_HOST") or endpoint_url):
+        token = "anon"  # noqa: S105  # gcsfs's word for none
+    options = {"project": project} if project else {}
+    return gcsfs.GCSFileSystem(
+        token=token,
+        endpoint_url=endpoint_url,
+        use_listings_cache=False,
+        skip_instance_cache=True,
+        **options,
+    )
+
+
+def error_for(status: int, body: bytes, name: str) -> MMError:
+    """The error that an HTTP status of GCS means."""
+    what = f"{name}: GCS answered {status}{_reason(body)}"
+    if status == 404:
+        return NotFoundError(f"{name} is not there, or its bucket is not")
+    if status in (401, 403):
+        return AuthError(what, hint=_HOW_TO_SIGN_IN)
+    if status == 412:
+        return AlreadyExistsError(f"{name} exists")
+    return TransientError(what) if status in _PASSING or status >= 500 else StorageError(what)
+
+
+@contextmanager
+def translated(name: str) -> Iterator[None]:
+    """Turn what gcsfs, aiohttp and google-auth raise into ours."""
+    try:
+        yield
+    except MMError:
+        raise
+    except Exception as error:
+        what = f"{name}: {redact(str(error)) or type(error).__name__}"
+        if type(error).__module__.startswith("google.auth"):
+            raise AuthError(what, hint=_HOW_TO_SIGN_IN) from error
+        if type(error).__name__ in ("ValueError", "TypeError", "InvalidURL"):
+            raise StorageError(what) from error
+        raise TransientError(what, hint="look at the connection and try again") from error
+
+
+async def _read_block(response: Any, size: int) -> bytes:
+    block = bytearray()
+    while len(block) < size:
+        data = await response.content.read(size - len(block))
+        if not data:
+            break
+        block += data
+    return bytes(block)
+
+
+def _reason(body: bytes) -> str:
+    try:
+        error = json.loads(body)["error"]
+        message = error["message"] if isinstance(error, dict) else error
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return f": {redact(str(message))}"
