@@ -30,7 +30,7 @@ from mm_core.registry.log import Log
 from mm_core.registry.operations import operation
 from mm_core.registry.references import find_any, find_available
 from mm_core.registry.state import Operation, State
-from mm_core.registry.view import JsonView
+from mm_core.registry.view import JsonView, sink_beside
 from mm_core.schemas import Manifest, ModelEntry, ModelStatus, ModelType, rfc3339, sha256_hex
 from mm_core.sink import Sink
 
@@ -79,7 +79,7 @@ class ModelRegistry:
         writer: str | None = None,
     ) -> None:
         self._view = None if registry_file is None else JsonView(Path(registry_file))
-        self._sink = _sink_beside(registry_file) if sink is None else sink
+        self._sink = sink_beside(registry_file) if sink is None else sink
         self._claim_timeout = claim_timeout
         self._commit_timeout = commit_timeout
         writer = writer or f"{socket.gethostname()}/{os.getpid()}"
@@ -428,19 +428,6 @@ class ModelRegistry:
 
     def _patiently(self, action: Callable[[], T]) -> T:
         return self._deadline().persist(action)
-
-
-def _sink_beside(registry_file: Path | str | None) -> Sink:
-    if registry_file is None:
-        raise UsageError(
-            "a registry needs a sink or a registry_file",
-            hint="ModelRegistry(registry_file='models.json') keeps one on this disk",
-        )
-    from mm_core.plugins import Plugins
-
-    local = Plugins.discover().sink_type("local")
-    folder = Path(registry_file).absolute()
-    return local(local.Config(root=f"{folder}.d"))
 
 
 def _alias_operations(

@@ -7,8 +7,9 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-from mm_core.exceptions import ConfigError, StorageError
+from mm_core.exceptions import ConfigError, StorageError, UsageError
 from mm_core.schemas import ModelEntry
+from mm_core.sink import Sink
 
 FORMAT = "model-manager-view"
 
@@ -58,6 +59,20 @@ class JsonView:
         except BaseException:
             staged.unlink(missing_ok=True)
             raise
+
+
+def sink_beside(registry_file: Path | str | None) -> Sink:
+    """The local store in the folder named like the file with ``.d`` added."""
+    if registry_file is None:
+        raise UsageError(
+            "a registry needs a sink or a registry_file",
+            hint="ModelRegistry(registry_file='models.json') keeps one on this disk",
+        )
+    from mm_core.plugins import Plugins
+
+    local = Plugins.discover().sink_type("local")
+    folder = Path(registry_file).absolute()
+    return local(local.Config(root=f"{folder}.d"))
 
 
 def _is_view(data: bytes) -> bool:

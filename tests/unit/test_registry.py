@@ -235,6 +235,36 @@ def test_a_foreign_file_is_never_overwritten(tmp_path, content):
     assert registry.list_models() == []
 
 
+def test_a_view_that_cannot_be_written_harms_nothing(registry, monkeypatch, caplog):
+    """What was committed stays committed; the log says that the view is old."""
+
+    def full(self, target):
+        if target == registry.registry_file:
+            raise OSError(28, "No space left on device")
+        return original(self, target)
+
+    original = Path.replace
+    monkeypatch.setattr(Path, "replace", full)
+    assert registry.add_model(entry_of("m")) is True
+    assert "view" in caplog.text
+    assert [p.name for p in registry.registry_file.parent.iterdir()] == ["models.json.d"]
+    monkeypatch.undo()
+    registry.load()
+    assert registry.registry_file.exists()
+
+
+def test_a_folder_in_the_place_of_the_view_is_an_error(tmp_path):
+    """The file cannot be a folder."""
+    with pytest.raises(ConfigError, match="cannot be read"):
+        ModelRegistry(registry_file=tmp_path)
+
+
+def test_a_relative_path_stays_relative(registry):
+    """A relative Path comes back as the same relative Path."""
+    registry.add_model(entry_of("m", path=Path("models/m")))
+    assert second_client(registry).get_model("m").path == Path("models/m")
+
+
 def test_metadata_must_be_json(registry):
     """What could not be read back is refused, and nothing is written."""
     for bad in ({"x": object()}, {"x": float("nan")}):
