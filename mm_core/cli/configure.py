@@ -12,28 +12,7 @@ import click
 from mm_core.cli import output
 from mm_core.cli.base import group
 from mm_core.cli.state import State, pass_state
-from mm_core.exceptions import AlreadyExistsError
-
-TEMPLATE = """\
-# yaml-language-server: $schema=./mm.schema.json
-# Where models are kept and where they come from. `mm config schema > mm.schema.json`
-# lets an editor complete this file; `mm config validate` checks it.
-version: 1
-defaults:
-  backend: local
-backends:
-  local:
-    type: local
-    root: ./models
-  # lake:
-  #   type: s3
-  #   root: s3://my-bucket/models
-# Secrets never stand here: name an environment variable.
-# sources:
-#   hf:
-#     type: huggingface
-#     token: "${HF_TOKEN:-}"
-"""
+from mm_core.exceptions import AlreadyExistsError, ConfigError
 
 
 @group(
@@ -60,17 +39,23 @@ def config() -> None:
 @pass_state
 def show(state: State, /, origin: bool) -> None:
     """Show the settings that hold, all files and the environment merged. Secrets are masked."""
+    from mm_core.plugins import Plugins
+
     settings = state.settings()
-    document: dict[str, Any] = {"config": settings.to_json()}
-    flat = dict(_flatten(document["config"]))
-    origins = {key: settings.origin(key) for key in flat}
+    document = settings.to_json(origin=True, plugins=Plugins.discover())
+    origins = document.pop("origins")
+    files = document.pop("files")
+    values = dict(_flatten(document))
+    rows = [(key, json.dumps(value)) for key, value in values.items()]
+    human = output.table(("KEY", "VALUE"), rows)
     if origin:
-        document["origins"] = origins
-    rows = [
-        (k, json.dumps(v), *([origins[k] or "default"] if origin else [])) for k, v in flat.items()
-    ]
-    header = ("KEY", "VALUE", "ORIGIN")[: 3 if origin else 2]
-    state.emit(document, human=output.table(header, rows), quiet=flat)
+        rows_3 = [(key, value, origins.get(key, "default")) for key, value in rows]
+        human = output.table(("KEY", "VALUE", "ORIGIN"), rows_3)
+    state.emit(
+        {"config": document, "files": files, **({"origins": origins} if origin else {})},
+        human=human,
+        quiet=values,
+    )
 
 
 @config.command(
@@ -83,15 +68,18 @@ def show(state: State, /, origin: bool) -> None:
 @pass_state
 def validate(state: State, /) -> None:
     """Check all settings, those of plugins included; say what is wrong and on which line."""
+    from mm_core.config import validate as problems_of
+    from mm_core.plugins import Plugins
+
     settings = state.settings()
-    checked = check_plugins_settings(settings)
     files = [str(path) for path in settings.files]
+    problems = problems_of(settings, Plugins.discover())
+    if problems:
+        state.so_far = {"ok": False, "files": files, "problems": problems}
+        raise ConfigError("\n".join(problems), hint="see docs/configuration.md")
     state.emit(
-        {"ok": True, "files": files},
-        human=[
-            *(f"read {output.clean(path)}" for path in files),
-            f"the settings are valid: {', '.join(checked) or 'no backends, no sources'}",
-        ],
+        {"ok": True, "files": files, "problems": []},
+        human=[f"valid: {', '.join(map(output.clean, files)) or 'no file, defaults alone'}"],
     )
 
 
@@ -123,35 +111,17 @@ def schema(state: State, /) -> None:
 @pass_state
 def init(state: State, /, path: Path) -> None:
     """Write a first mm.yaml. A file that is there is never overwritten."""
+    from mm_core.config import starter
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
-            file.write(TEMPLATE)
+            file.write(starter())
     except FileExistsError:
         raise AlreadyExistsError(
             f"{str(path)!r} is there already", hint="edit it, or choose another --file"
         ) from None
     state.emit({"path": str(path)}, human=[f"wrote {output.clean(path)}"], quiet=[str(path)])
-
-
-def check_plugins_settings(settings: Any) -> list[str]:
-    """Check the settings of each backend and source by its plugin; return their names.
-
-    Raises `ConfigError` or `PluginError`. Nothing is contacted.
-    """
-    from mm_core.config import build_config
-    from mm_core.plugins import Plugins
-
-    plugins = Plugins.discover()
-    for name, backend in settings.backends.items():
-        build_config(
-            plugins.sink_type(backend.type).Config, backend.values, f"backends.{name}", settings
-        )
-    for name, source in settings.sources.items():
-        build_config(
-            plugins.source_type(source.type).Config, source.values, f"sources.{name}", settings
-        )
-    return [*settings.backends, *settings.sources]
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _REPO = "demo/tiny-model"
 _SOURCE = f"hf://{_REPO}"
+_S3_NEEDS = "pip install 'model-manager[s3]' 'moto[server]'"
 _EXTRAS = {"s3": ("s3fs", "moto"), "gcs": ("gcsfs",), "cli": ("rich",)}
 
 
@@ -101,9 +102,7 @@ def _walk(
         story.tell("Pulled it again", f"{_moved(again)}: what is there is not moved again")
         report = manager.verify()
         _expect(report.ok, f"verify found {len(report.bad)} bad files")
-        story.tell(
-            "Read every byte back", f"{report.checked} files have the sha256 of the registry"
-        )
+        story.tell("Read every byte back", f"{report.checked} files are as registered")
         manager.registry().set_alias(_REPO, "prod", pulled.entry.version)
         story.tell("Set the alias prod", f"{_REPO}:prod -> {pulled.entry.version}")
         _list(story, manager)
@@ -115,11 +114,10 @@ def _walk(
 
 def _list(story: Story, manager: ModelManager) -> None:
     for entry in manager.list_models():
-        facts = (entry.model_type.value, output.size(entry.size_bytes), entry.status.value)
+        size, names = output.size(entry.size_bytes), ", ".join(entry.aliases)
+        facts = f"{entry.model_type.value}, {size}, {entry.status.value}, {names}"
         name = f"{entry.model_id}@{output.short_version(entry.version)}"
-        story.tell(
-            "The registry lists it", f"{name}, {', '.join(facts)}, {', '.join(entry.aliases)}"
-        )
+        story.tell("The registry lists it", f"{name}, {facts}")
 
 
 def _finish(story: Story, root: Path, places: list[str]) -> None:
@@ -135,9 +133,7 @@ def _finish(story: Story, root: Path, places: list[str]) -> None:
         "  mm config init",
     ]
     if "s3" not in places:
-        lines.insert(
-            1, "The S3 part was left out: it needs pip install 'model-manager[s3]' moto[server]"
-        )
+        lines.insert(1, f"The S3 part was left out; it needs {_S3_NEEDS}")
     if missing:
         lines.insert(1, f"Extras that are not installed: {', '.join(missing)}")
     story.state.emit(
@@ -181,7 +177,13 @@ def _s3() -> Iterator[dict[str, Any]]:
     from mm_core.testing.s3 import S3Server
 
     with S3Server() as server:
-        yield {"type": "s3", "root": "s3://mm-demo/models", "options": server.options}
+        os.environ.update(server.environment)
+        server.make_bucket("mm-demo")
+        yield {
+            "type": "s3",
+            "root": "s3://mm-demo/models",
+            "options": {"endpoint_url": server.endpoint_url},
+        }
 
 
 @contextmanager

@@ -162,13 +162,15 @@ def _set(name: str) -> bool:
 
 
 def _settings(settings: Settings) -> Iterator[Finding]:
-    from mm_core.cli.configure import check_plugins_settings
+    from mm_core.config import validate
+    from mm_core.plugins import Plugins
 
-    try:
-        names = check_plugins_settings(settings)
-        yield Finding("settings of plugins", "ok", ", ".join(names) or "none")
-    except MMError as error:
-        yield Finding("settings of plugins", "failed", error.message, error.hint)
+    problems = validate(settings, Plugins.discover())
+    for problem in problems:
+        yield Finding("settings", "failed", problem, "see docs/configuration.md")
+    if not problems:
+        names = ", ".join([*settings.backends, *settings.sources])
+        yield Finding("settings", "ok", f"valid: {names}")
 
 
 def _backend(state: State, settings: Settings) -> Iterator[Finding]:

@@ -27,13 +27,12 @@ _REFERENCE = "ID[@VERSION|:ALIAS]"
     """,
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many.")
-@click.option("--all", "all_", is_flag=True, help="Removed and unfinished versions, too.")
+@click.option("--all", "all_", is_flag=True, help="Removed versions, too.")
 @pass_state
 def list_(state: State, /, limit: int | None, all_: bool) -> None:
-    """List the models of a backend."""
+    """List the models of a backend, those on their way and those that failed included."""
     with state.manager() as manager:
-        entries = manager.list_models(include_deleted=all_)
-    shown = [e for e in entries if all_ or e.status.value == "AVAILABLE"][:limit]
+        shown = manager.list_models(include_deleted=all_)[:limit]
     models = [entry.to_json() for entry in shown]
     state.emit(
         {"models": models},

@@ -50,9 +50,10 @@ class State:
         """The settings from the files, the environment and the flags."""
         from mm_core.config import load_settings
 
-        if self.offline:
-            os.environ["HF_HUB_OFFLINE"] = "1"
-        return load_settings(self.config)
+        if not self.offline:
+            return load_settings(self.config)
+        os.environ |= {"MM_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+        return load_settings(self.config, overrides={"defaults.offline": True})
 
     def manager(self, on_event: Callable[[TransferEvent], None] | None = None) -> ModelManager:
         """A manager for these options: use it in a ``with``."""
