@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from mm_core.config import Settings, build_config, is_address
 from mm_core.config.problems import did_you_mean
-from mm_core.exceptions import ConfigError, UsageError
+from mm_core.exceptions import ConfigError, OfflineError, UsageError
 from mm_core.plugins import Plugins
 from mm_core.redaction import redact_url
 from mm_core.sink import Sink
@@ -56,7 +56,8 @@ def open_source(settings: Settings, plugins: Plugins, address: str) -> tuple[Sou
     bare URL, if it is the only one that is meant for that URL: see `_settings_for`.
 
     Raises `UsageError` for an address that means nothing, `ConfigError` for
-    wrong settings, `PluginError` for a scheme that no plugin answers.
+    wrong settings, `PluginError` for a scheme that no plugin answers, and
+    `OfflineError` for a source that needs the network while ``offline`` is set.
     """
     named = _NAMED.fullmatch(address)
     if named is not None and named["name"] in settings.sources:
@@ -64,7 +65,7 @@ def open_source(settings: Settings, plugins: Plugins, address: str) -> tuple[Sou
     if "://" in address:
         return _open_url(settings, plugins, address)
     folder = Path(address).expanduser()
-    if folder.is_dir():
+    if address.strip() and folder.is_dir():
         return _open_url(settings, plugins, str(folder.absolute()))
     if is_address(address):
         raise UsageError(f"there is no folder {address!r}", hint=_EXAMPLES)
@@ -80,6 +81,7 @@ def _open_named(settings: Settings, plugins: Plugins, name: str, path: str) -> t
     kind = plugins.source_type(configured.type)
     if not path.strip("/"):
         raise UsageError(f"{name}: names a source, but nothing in it", hint=f"write {name}:PATH")
+    _refuse_offline(settings, kind, f"{name}:")
     source = _made(kind, configured.values, f"sources.{name}", settings)
     root = next((str(configured.values[k]) for k in _ROOTS if configured.values.get(k)), None)
     if root is not None:
@@ -94,8 +96,18 @@ def _open_url(settings: Settings, plugins: Plugins, url: str) -> tuple[Source, s
             hint="`mm get` the model into a folder, then `mm push` that folder",
         )
     kind = plugins.source_for(url)
+    _refuse_offline(settings, kind, redact_url(url))
     where, values = _settings_for(settings, kind, url)
     return _made(kind, values, where, settings), url
+
+
+def _refuse_offline(settings: Settings, kind: type[Source], what: str) -> None:
+    if settings.defaults.offline and kind.needs_network:
+        origin = settings.origin("defaults.offline")
+        raise OfflineError(
+            f"{what} needs the network, which is switched off ({origin})",
+            hint="leave out --offline, MM_OFFLINE or defaults.offline, or use what is stored",
+        )
 
 
 def _settings_for(

@@ -31,6 +31,9 @@ class Source(ABC):
     schemes: ClassVar[tuple[str, ...]] = ()
     """The URL schemes it answers, such as ``("hf",)``."""
 
+    needs_network: ClassVar[bool] = True
+    """Whether it asks other machines: then it is refused while ``offline`` is set."""
+
     class Config(PluginConfig):
         """The settings; override it to have some."""
 

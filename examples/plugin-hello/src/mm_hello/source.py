@@ -31,6 +31,7 @@ class HelloSource(Source):
 
     type = "hello"
     schemes = ("hello",)
+    needs_network = False
 
     class Config(PluginConfig):
         """The settings of the source, as they stand in mm.yaml."""
