@@ -45,6 +45,16 @@ class S3Server:
             "AWS_ENDPOINT_URL": self.endpoint_url,
         }
 
+    @property
+    def options(self) -> dict[str, str]:
+        """The same as `environment`, as the options of an ``s3`` backend."""
+        return {
+            "endpoint_url": self.endpoint_url,
+            "key": "test",
+            "secret": "test",
+            "region": "us-east-1",
+        }
+
     def __enter__(self) -> Self:
         self._server.start()
         server: Any = self._server._server  # noqa: SLF001  # moto has no public way to wrap its app

@@ -265,7 +265,7 @@ def _md5(data: bytes) -> Any:
 
 
 def _related(boundary: str, facts: bytes, data: bytes) -> bytes:
-    """The two parts of a simple upload, RFC 2387; the boundary is random, so that no data holds it."""
+    """The two parts of a simple upload (RFC 2387); a random boundary is in no data."""
     line = f"--{boundary}".encode()
     return b"\r\n".join(
         (

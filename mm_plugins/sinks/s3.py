@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
@@ -125,7 +126,10 @@ class S3Sink(Sink):
             done = self._send(key, upload, first, parts)
             check_size(key, parts.count, size)
             self._call(
-                "complete_multipart_upload", key, UploadId=upload, MultipartUpload={"Parts": done}
+                "complete_multipart_upload",
+                key,
+                UploadId=upload,
+                MultipartUpload={"Parts": [*done]},
             )
         except BaseException:
             self._abort(key, upload)
@@ -194,9 +198,12 @@ class S3Sink(Sink):
             return
         upload = self._call("create_multipart_upload", key, **self._extra)["UploadId"]
         try:
-            done = list(self._copy_parts(key, upload, source, stored.size))
+            done = tuple(self._copy_parts(key, upload, source, stored.size))
             self._call(
-                "complete_multipart_upload", key, UploadId=upload, MultipartUpload={"Parts": done}
+                "complete_multipart_upload",
+                key,
+                UploadId=upload,
+                MultipartUpload={"Parts": [*done]},
             )
         except BaseException:
             self._abort(key, upload)
@@ -220,8 +227,10 @@ class S3Sink(Sink):
         """``s3://bucket/prefix/key``."""
         return self._name(key)
 
-    def _send(self, key: str, upload: str, first: bytearray, parts: Parts) -> list[dict[str, Any]]:
-        done: list[dict[str, Any]] = []
+    def _send(
+        self, key: str, upload: str, first: bytearray, parts: Parts
+    ) -> Sequence[dict[str, Any]]:
+        done = deque[dict[str, Any]]()
         part: bytearray | None = first
         while part is not None:
             number = len(done) + 1

@@ -1,0 +1,196 @@
+"""One file behind an http or https URL."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+
+from pydantic import Field, SecretStr
+
+from mm_core import (
+    Buffer,
+    PluginConfig,
+    PolicyError,
+    RemoteFile,
+    Request,
+    Snapshot,
+    Source,
+    UsageError,
+    check_path,
+    hookimpl,
+    redact_url,
+    remember_secret,
+)
+from mm_plugins.http import Head, HttpClient, Target, error_for, is_loopback
+
+_SHA256 = re.compile(r"sha256=([0-9a-fA-F]{64})")
+_TRY_GET = frozenset({400, 403, 405, 501})
+
+
+@hookimpl
+def mm_sources() -> list[type[Source]]:
+    """Offer URLs."""
+    return [UrlSource]
+
+
+class UrlSource(Source):
+    """``https://host/file``, ``https://host/file#sha256=…``.
+
+    The revision is the sha256 if the URL names it, else a strong ETag; without
+    either there is none, and the caller must name a version. Works with servers
+    that know ranges and with those that do not. The configured headers go to the
+    URL's own origin only, whatever it redirects to.
+    """
+
+    type = "url"
+    schemes = ("http", "https")
+
+    class Config(PluginConfig):
+        """The settings of a place for downloads."""
+
+        base_url: str | None = Field(default=None, description="Where NAME:PATH begins")
+        allow_hosts: tuple[str, ...] = Field(
+            default=(), description="Globs of host names, also for redirects; empty for all"
+        )
+        headers: dict[str, SecretStr] = Field(
+            default_factory=dict, description="Sent to the URL's own host, such as Authorization"
+        )
+        connect_timeout: float = Field(default=10.0, gt=0, description="Seconds")
+        read_timeout: float = Field(default=60.0, gt=0, description="Seconds without a byte")
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__(config)
+        self._headers = {name: v.get_secret_value() for name, v in self.config.headers.items()}
+        for value in self._headers.values():
+            remember_secret(value)
+        self._http = HttpClient(
+            connect_timeout=self.config.connect_timeout, read_timeout=self.config.read_timeout
+        )
+
+    def snapshot(self, request: Request) -> Snapshot:
+        """Ask for size and ETag; nothing of the content is read."""
+        url, sha256 = _split(request.url, self.config.base_url)
+        if request.revision is not None:
+            raise UsageError(
+                "a URL has no revisions to choose from",
+                hint="name the version with --version, or the content with #sha256=…",
+            )
+        path = _file_name(url)
+        head = self._describe(self._target(url))
+        etag = head.headers.get("etag")
+        file = RemoteFile(path=path, size=_size(head), sha256=sha256, etag=etag, extra={"url": url})
+        shown = redact_url(url)
+        return Snapshot(
+            source=f"{shown}#sha256={sha256}" if sha256 else shown,
+            revision=sha256[:40] if sha256 else _label(etag),
+            files=(file,) if request.selects(path) else (),
+            model_id=_model_id(url, path),
+            facts={"etag": etag} if etag else {},
+        )
+
+    def read(self, file: RemoteFile, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
+        """The bytes ``[start, end)``; from its start again where the server has no ranges."""
+        target = self._target(file.extra["url"], size=file.size, etag=file.etag)
+        yield from self._http.read(target, start, end)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def _target(self, url: str, **facts: Any) -> Target:
+        first = urlsplit(url).hostname or ""
+
+        def allow(hop: str) -> None:
+            _refuse_host(hop, self.config.allow_hosts)
+            _refuse_inward(hop, first)
+
+        return Target(url=url, headers=self._headers, allow=allow, **facts)
+
+    def _describe(self, target: Target) -> Head:
+        head = self._http.head(target)
+        if head.status in _TRY_GET:
+            head = self._http.head(target, method="GET", range="bytes=0-0")
+        if head.status >= 300:
+            raise error_for(head.status, head.headers, head.url)
+        return head
+
+
+def _split(url: str, base: str | None) -> tuple[str, str | None]:
+    """The URL without its fragment, and the sha256 that the fragment names."""
+    if "://" not in url and base:
+        url = urljoin(base.rstrip("/") + "/", url.lstrip("/"))
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"{redact_url(url)!r} is no http or https URL")
+    match = _SHA256.fullmatch(parts.fragment)
+    if parts.fragment and match is None:
+        raise UsageError(
+            f"the fragment of {redact_url(url)} is not understood",
+            hint="it may be #sha256= and 64 hex digits",
+        )
+    return urlunsplit(parts._replace(fragment="")), match[1].lower() if match else None
+
+
+def _file_name(url: str) -> str:
+    name = unquote(urlsplit(url).path.rpartition("/")[2])
+    if not name:
+        raise UsageError(f"{redact_url(url)} names no file", hint="give the URL of one file")
+    return check_path(name)
+
+
+def _model_id(url: str, path: str) -> str:
+    """An id from the file's name; what an id cannot hold becomes a dash."""
+    stem = path.rpartition(".")[0] or path
+    return re.sub(r"[^\w.+-]+", "-", stem).strip("-._+") or (urlsplit(url).hostname or "model")
+
+
+def _label(etag: str | None) -> str | None:
+    """A strong ETag as a version: letters, digits and a few marks."""
+    if etag is None or etag.startswith("W/"):
+        return None
+    return re.sub(r"[^\w.+-]+", "-", etag.strip('"')).strip("-._+")[:64] or None
+
+
+def _size(head: Head) -> int | None:
+    """From Content-Range of a ranged answer, else Content-Length; None if neither is there."""
+    total = head.headers.get("content-range", "").rpartition("/")[2]
+    if total.isdigit():
+        return int(total)
+    length = head.headers.get("content-length", "")
+    return int(length) if length.isdigit() and head.status == 200 else None
+
+
+def _refuse_host(url: str, allowed: tuple[str, ...]) -> None:
+    host = (urlsplit(url).hostname or "").lower()
+    if allowed and not any(fnmatchcase(host, pattern.lower()) for pattern in allowed):
+        raise PolicyError(
+            f"{redact_url(url)}: the host {host} is not allowed",
+            hint="add it to allow_hosts of this source in mm.yaml",
+        )
+
+
+def _refuse_inward(url: str, first: str) -> None:
+    """No redirect from a public host into this machine or a private network."""
+    host = urlsplit(url).hostname or ""
+    if host == first or _is_private(first):
+        return
+    if _is_private(host):
+        raise PolicyError(
+            f"a redirect to {host}, an address inside this network, was refused",
+            hint="give the inner URL itself, if it is meant",
+        )
+
+
+def _is_private(host: str) -> bool:
+    if is_loopback(host):
+        return True
+    try:
+        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return any(not ipaddress.ip_address(str(a).partition("%")[0]).is_global for a in found)
