@@ -18,10 +18,9 @@ SPAWN = multiprocessing.get_context("spawn")
 MODELS = 2
 
 
-def open_store(store):
-    kind, settings = store
-    sink_type = Plugins.discover().sink_type(kind)
-    return sink_type(sink_type.Config(**settings))
+def open_store(root):
+    sink_type = Plugins.discover().sink_for(root)
+    return sink_type(sink_type.Config(root=root))
 
 
 def fill_many(store, number, versions, ready, rate):
@@ -59,19 +58,21 @@ def check(registry, count):
     assert {m: a["prod"] for m, a in registry.aliases().items()} == last
 
 
-@pytest.fixture
-def local_store(tmp_path):
-    return "local", {"root": str(tmp_path), "fsync": False}
-
-
-def test_processes_on_a_disk_lose_nothing(tmp_path):
+def test_processes_on_a_disk_lose_nothing(local):
     """8 processes x 20 versions on a local disk: 160 entries, one unbroken chain."""
-    race(("local", {"root": str(tmp_path)}), writers=8, versions=20)
+    race(local, writers=8, versions=20)
 
 
-def test_processes_on_a_disk_with_faults_lose_nothing(local_store):
-    """6 processes with every fifth call failing, half of these after they took effect."""
-    race(local_store, writers=6, versions=8, rate=0.2)
+@pytest.mark.parametrize("store", ["s3", "gcs"])
+def test_processes_on_a_bucket_lose_nothing(store, request):
+    """4 processes x 6 versions on S3 and on GCS: 24 entries, one unbroken chain."""
+    race(request.getfixturevalue(store), writers=4, versions=6)
+
+
+@pytest.mark.parametrize(("store", "versions"), [("local", 8), ("s3", 3), ("gcs", 3)])
+def test_processes_with_faults_lose_nothing(store, versions, request):
+    """3 processes with every fifth call failing, half of these after they took effect."""
+    race(request.getfixturevalue(store), writers=3, versions=versions, rate=0.2)
 
 
 def fill_shared(store, versions, seed):
@@ -85,17 +86,17 @@ def fill_shared(store, versions, seed):
 
 
 @pytest.mark.skipif(this_process() is None, reason="needs /proc")
-def test_killed_processes_stop_nobody(local_store):
+def test_killed_processes_stop_nobody(local):
     """Processes that pull the same 30 versions are killed again and again; the rest finish,
     without waiting for a heartbeat to grow old, and each version is added exactly once."""
     versions, seeds = 30, iter(range(100))
 
     def start():
-        worker = SPAWN.Process(target=fill_shared, args=(local_store, versions, next(seeds)))
+        worker = SPAWN.Process(target=fill_shared, args=(local, versions, next(seeds)))
         worker.start()
         return worker
 
-    registry = ModelRegistry(open_store(local_store))
+    registry = ModelRegistry(open_store(local))
     workers = [start() for _ in range(4)]
     for victim in range(8):
         while len(registry.history()) < 5 * (victim + 1):
