@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -194,7 +195,7 @@ def _loading(shown: Shown, url: str) -> Iterator[str]:
     if "config.json" not in paths:
         return
     remote = "://" in url
-    folder = f'"$(mm get {reference})"' if remote else f"'{url}'"
+    folder = f'"$(mm get {reference})"' if remote else shlex.quote(url)
     yield f"  transformers  AutoModel.from_pretrained(path)   # path: {folder}"
     if remote:
         yield f"  vLLM          vllm serve {url} --load-format runai_streamer"

@@ -31,13 +31,10 @@ def clean(text: object) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """Lines with aligned columns. Nothing is cut, so that what is shown can be copied.
-
-    Columns whose values all end in a digit or a unit are not told apart: all are
-    aligned left. Statuses are coloured where the terminal shows colours.
-    """
+    """Lines with aligned columns. Nothing is cut, so that what is shown can be copied."""
     cells = [[clean(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    widths[-1] = 0
     yield _line([click.style(h.ljust(w), bold=True) for h, w in zip(header, widths, strict=True)])
     for row in cells:
         yield _line([_paint(cell, width) for cell, width in zip(row, widths, strict=True)])
