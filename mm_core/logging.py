@@ -21,6 +21,10 @@ from mm_core.redaction import MASK, is_secret_name, redact
 if TYPE_CHECKING:
     from structlog.typing import Processor
 
+    _StreamHandler = logging.StreamHandler[TextIO]
+else:
+    _StreamHandler = logging.StreamHandler  # subscriptable from 3.11 on
+
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _MAX_DEPTH = 8
 
@@ -52,7 +56,7 @@ def setup_logging(log_level: str = "INFO", log_file: str | os.PathLike[str] | No
     _replace_handlers(handlers, level)
 
 
-class _StderrHandler(logging.StreamHandler[TextIO]):
+class _StderrHandler(_StreamHandler):
     """Writes to what `sys.stderr` is at the time: a progress bar may have wrapped it."""
 
     def __init__(self) -> None:
