@@ -81,12 +81,24 @@ def _open_named(settings: Settings, plugins: Plugins, name: str, path: str) -> t
     kind = plugins.source_type(configured.type)
     if not path.strip("/"):
         raise UsageError(f"{name}: names a source, but nothing in it", hint=f"write {name}:PATH")
-    _refuse_offline(settings, kind, f"{name}:")
-    source = _made(kind, configured.values, f"sources.{name}", settings)
-    root = next((str(configured.values[k]) for k in _ROOTS if configured.values.get(k)), None)
+    url = _in_words_of(kind, configured.values, f"sources.{name}", path.lstrip("/"))
+    _refuse_offline(settings, kind, url)
+    return _made(kind, configured.values, f"sources.{name}", settings), url
+
+
+def _in_words_of(kind: type[Source], values: Mapping[str, Any], where: str, path: str) -> str:
+    """`path` within a configured source: below its root, on its one host, or by its scheme."""
+    root = next((str(values[key]) for key in _ROOTS if values.get(key)), None)
     if root is not None:
-        return source, f"{root.rstrip('/')}/{path.lstrip('/')}"
-    return source, f"{kind.schemes[0]}://{path.lstrip('/')}" if kind.schemes else path
+        return f"{root.rstrip('/')}/{path}"
+    if "https" not in kind.schemes:
+        return f"{kind.schemes[0]}://{path}" if kind.schemes else path
+    hosts = [str(host) for host in values.get("allow_hosts") or ()]
+    if len(hosts) == 1 and not set(hosts[0]) & set("*?["):
+        return f"https://{hosts[0]}/{path}"
+    raise ConfigError(
+        f"{where} does not say where {path!r} is", hint=f"set {where}.base_url in mm.yaml"
+    )
 
 
 def _open_url(settings: Settings, plugins: Plugins, url: str) -> tuple[Source, str]:
@@ -96,16 +108,17 @@ def _open_url(settings: Settings, plugins: Plugins, url: str) -> tuple[Source, s
             hint="`mm get` the model into a folder, then `mm push` that folder",
         )
     kind = plugins.source_for(url)
-    _refuse_offline(settings, kind, redact_url(url))
+    _refuse_offline(settings, kind, url)
     where, values = _settings_for(settings, kind, url)
     return _made(kind, values, where, settings), url
 
 
-def _refuse_offline(settings: Settings, kind: type[Source], what: str) -> None:
-    if settings.defaults.offline and kind.needs_network:
+def _refuse_offline(settings: Settings, kind: type[Source], url: str) -> None:
+    on_disk = "://" not in url or url.lower().startswith("file:")
+    if settings.defaults.offline and kind.needs_network and not on_disk:
         origin = settings.origin("defaults.offline")
         raise OfflineError(
-            f"{what} needs the network, which is switched off ({origin})",
+            f"{redact_url(url)} needs the network, which is switched off ({origin})",
             hint="leave out --offline, MM_OFFLINE or defaults.offline, or use what is stored",
         )
 

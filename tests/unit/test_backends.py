@@ -48,7 +48,6 @@ class Hub(Web):
 
 class Folder(Web):
     type = "folder"
-    needs_network = False
 
     @classmethod
     def answers(cls, url):
@@ -118,6 +117,7 @@ class TestSources:
         ("address", "type_", "url", "token"),
         [
             ("hf://org/name@main", "hub", "hf://org/name@main", "t"),
+            ("one:a.bin", "url", "https://one.example/a.bin", None),
             ("hf:org/name", "hub", "hf://org/name", "t"),
             ("vendor:a/b.bin", "url", "https://dl.example/models/a/b.bin", "v"),
             ("vendor:/a", "url", "https://dl.example/models/a", "v"),
@@ -135,6 +135,7 @@ class TestSources:
             "sources:\n  hf: {type: hub, token: t}\n  mirror: {type: hub, token: m}\n"
             "  vendor: {type: url, token: v, root: 'https://dl.example/models'}\n"
             "  cdn: {type: url, token: c, allow_hosts: [cdn.example]}\n"
+            "  one: {type: url, allow_hosts: [one.example]}\n"
         )
         source, words = open_source(some, plugins, address)
         assert (source.type, words, source.config.token) == (type_, url, token)
@@ -174,6 +175,13 @@ class TestSources:
             open_source(some, plugins, address)
         assert words in f"{caught.value} {caught.value.hint}"
 
+    def test_a_path_in_a_source_that_is_nowhere(self, plugins, settings):
+        """Without a base URL and with any number of hosts it is not guessed."""
+        for hosts in ("[]", "[a.example, b.example]", "['*.example']"):
+            some = settings(f"sources: {{v: {{type: url, allow_hosts: {hosts}}}}}")
+            with pytest.raises(ConfigError, match=r"sources\.v does not say where 'x' is"):
+                open_source(some, plugins, "v:x")
+
     def test_an_unknown_scheme_keeps_its_secret(self, plugins, settings):
         """The error does not repeat the password."""
         with pytest.raises(PluginError) as caught:
@@ -182,8 +190,8 @@ class TestSources:
 
     def test_offline_refuses_what_needs_the_network(self, plugins, settings, tmp_path):
         """A folder still works; the error says what switched the network off."""
-        off = settings("sources: {v: {type: url}}", MM_OFFLINE="1")
-        for address in ("hf://a/b", "v:x"):
+        off = settings("sources: {v: {type: url, allow_hosts: [h.example]}}", MM_OFFLINE="1")
+        for address in ("hf://a/b", "v:x", "https://h/x"):
             with pytest.raises(OfflineError, match="MM_OFFLINE"):
                 open_source(off, plugins, address)
         assert open_source(off, plugins, str(tmp_path))[0].type == "folder"
