@@ -15,6 +15,7 @@ _EXPORTS = {
     "mm_core.manager": ("ModelManager",),
     "mm_core.downloader": ("ModelDownloader",),
     "mm_core.registry": ("ModelRegistry",),
+    "mm_core.config": ("Settings", "load_settings"),
     "mm_core.source": ("Buffer", "Source"),
     "mm_core.sink": ("Sink",),
     "mm_core.plugin_config": ("PluginConfig",),
@@ -83,6 +84,8 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from mm_core.config import Settings as Settings
+    from mm_core.config import load_settings as load_settings
     from mm_core.downloader import ModelDownloader as ModelDownloader
     from mm_core.exceptions import AlreadyExistsError as AlreadyExistsError
     from mm_core.exceptions import AuthError as AuthError
