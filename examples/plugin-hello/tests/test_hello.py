@@ -11,6 +11,34 @@ from mm_hello.sink import HelloSink
 from mm_hello.source import HelloSource
 
 from mm_core import AlreadyExistsError, NotFoundError, Plugins, Request, UsageError
+from mm_core.testing.sources import SourceTests
+
+
+class TestHelloSource(SourceTests):
+    """The suite for sources, on a model with more than 1 MiB of weights."""
+
+    @pytest.fixture
+    def source(self):
+        return HelloSource(HelloSource.Config(times=100_000))
+
+    @pytest.fixture
+    def url(self):
+        return "hello://world"
+
+    @pytest.fixture
+    def unknown_url(self):
+        return "hello://nobody"
+
+    @pytest.fixture
+    def expected(self):
+        said = b"Hello, world!\n"
+        header = b'{"greeting": {"dtype": "U8", "shape": [1400000], "data_offsets": [0, 1400000]}}'
+        header += b" " * (-len(header) % 8)
+        return {
+            "config.json": b'{"model_type": "hello", "name": "world"}',
+            "greeting.txt": said,
+            "model.safetensors": len(header).to_bytes(8, "little") + header + said * 100_000,
+        }
 
 
 def greeting(source: HelloSource, url: str) -> str:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 
 from pydantic import Field
 
@@ -37,6 +36,7 @@ class HelloSource(Source):
         """The settings of the source, as they stand in mm.yaml."""
 
         greeting: str = Field("Hello", description="What the model says before the name")
+        times: int = Field(1, ge=1, description="How often the weights say it")
 
     def snapshot(self, request: Request) -> Snapshot:
         """The three files of the model, as far as the request's patterns let them through."""
@@ -56,7 +56,7 @@ class HelloSource(Source):
                 extra={"name": name},
             )
             for path, data in contents.items()
-            if _wanted(path, request)
+            if request.selects(path)
         )
         return Snapshot(
             source=f"hello://{name}",
@@ -82,7 +82,7 @@ class HelloSource(Source):
         return {
             "config.json": json.dumps(config, sort_keys=True).encode(),
             "greeting.txt": greeting.encode(),
-            "model.safetensors": _safetensors(greeting.encode()),
+            "model.safetensors": _safetensors(greeting.encode() * self.config.times),
         }
 
 
@@ -93,11 +93,6 @@ def _name(url: str) -> str:
     if name == "nobody":
         raise NotFoundError("there is nobody to greet", hint="try hello://world")
     return name
-
-
-def _wanted(path: str, request: Request) -> bool:
-    included = not request.include or any(fnmatchcase(path, glob) for glob in request.include)
-    return included and not any(fnmatchcase(path, glob) for glob in request.exclude)
 
 
 def _safetensors(data: bytes) -> bytes:
