@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -12,6 +14,7 @@ from urllib.request import url2pathname
 from mm_core import (
     AuthError,
     Buffer,
+    MMError,
     NotFoundError,
     RemoteFile,
     Request,
@@ -23,10 +26,11 @@ from mm_core import (
     check_path,
     hookimpl,
 )
+from mm_plugins.sinks._staging import is_staged
 
 _BUFFER = 1 << 20
-_LEFT_OUT = frozenset({".git", ".hg", ".svn", ".cache", ".mm", "__pycache__", ".DS_Store"})
-_STAGED = ".mm-staged-"
+_HUB_CACHE = "/.cache/huggingface"
+_HOW_TO_LINK = "replace it by the file itself, or leave it out with --exclude"
 
 
 @hookimpl
@@ -36,111 +40,143 @@ def mm_sources() -> list[type[Source]]:
 
 
 class FolderSource(Source):
-    """All regular files of a folder. Its revision is the digest of its content.
+    """All regular files of a folder: ``/path/of/folder`` or ``file:///path/of/folder``.
 
-    Every file is read once for the snapshot, since only its bytes name it.
-    Version control, caches and unfinished writes are left out. A link is
-    followed if it stays in the folder.
+    Every file is read once for the snapshot, since only its bytes name it: each
+    has a sha256, and the revision is the digest of them all. Left out are
+    ``.git``, ``.cache/huggingface`` and unfinished writes. A link to a file in
+    the folder counts as that file; one that leaves the folder is refused.
     """
 
     type = "folder"
     schemes = ("file",)
+    needs_network = False
 
     @classmethod
     def answers(cls, url: str) -> bool:
         """Answer the path of a folder that is there."""
-        return "://" not in url and Path(url).is_dir()
+        return "://" not in url and Path(url).expanduser().is_dir()
 
     def snapshot(self, request: Request) -> Snapshot:
-        """Hash every file; the revision is 40 hex digits over paths, sizes and hashes."""
+        """Hash every file; the revision is 40 hex digits over paths, sizes and hashes.
+
+        Raises `UsageError` for a link that leaves the folder, and
+        `SourceChangedError` for a file that changes while it is hashed.
+        """
         folder = _folder(request.url)
-        files = tuple(_describe(folder, path) for path in _paths(folder) if request.selects(path))
-        digest = hashlib.sha256()
-        for file in files:
-            digest.update(f"{file.path}\0{file.size}\0{file.sha256}\n".encode())
+        paths = sorted(path for path in _walk(folder, "") if request.selects(path))
+        files = tuple(_describe(folder, path) for path in paths)
+        revision = _digest(files)
+        if request.revision not in (None, revision):
+            raise NotFoundError(
+                f"{folder} has no revision {request.revision!r}: its content is {revision} now",
+                hint="leave --revision out to take the folder as it is",
+            )
         return Snapshot(
-            source=folder.as_uri(),
-            revision=digest.hexdigest()[:40],
-            files=files,
-            model_id=folder.name,
+            source=folder.as_uri(), revision=revision, files=files, model_id=folder.name
         )
 
     def read(self, file: RemoteFile, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
         """The bytes as they are now; `SourceChangedError` if the file was touched since."""
-        path = Path(file.extra["path"])
-        stop = file.size or 0 if end is None else min(end, file.size or 0)
-        try:
-            with path.open("rb", buffering=0) as stream:
-                if _state(os.fstat(stream.fileno())) != file.extra["state"]:
-                    raise SourceChangedError(
-                        f"{file.path} changed while it was read", hint="push the folder again"
-                    )
-                stream.seek(start)
-                while start < stop and (data := stream.read(min(_BUFFER, stop - start))):
-                    start += len(data)
-                    yield data
-        except OSError as error:
-            raise _translate(error, file.path) from error
+        size = file.size or 0
+        stop = size if end is None else min(end, size)
+        with _translated(file.path), Path(file.extra["path"]).open("rb", buffering=0) as stream:
+            _check_same(file, stream.fileno())
+            stream.seek(start)
+            while start < stop and (data := stream.read(min(_BUFFER, stop - start))):
+                start += len(data)
+                yield data
+            _check_same(file, stream.fileno())
 
 
 def _folder(url: str) -> Path:
-    path = url2pathname(urlsplit(url).path) if url.startswith("file://") else url
+    path = url
+    if url.lower().startswith("file:"):
+        parts = urlsplit(url)
+        if parts.netloc not in ("", "localhost"):
+            raise UsageError(
+                f"{url!r} names the host {parts.netloc!r}, not a folder",
+                hint="write file:///path with three slashes",
+            )
+        path = url2pathname(parts.path)
     folder = Path(path).expanduser().resolve()
     if not folder.is_dir():
-        raise NotFoundError(f"there is no folder {str(folder)!r}")
+        raise NotFoundError(f"there is no folder {str(folder)!r}", hint="check the path")
     return folder
 
 
-def _paths(folder: Path) -> Iterator[str]:
-    """The paths of all files below `folder`, relative, in order, links looked through."""
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name not in _LEFT_OUT]
-        for name in (*names, *(n for n in folders if Path(parent, n).is_symlink())):
-            path = Path(parent, name)
-            if name in _LEFT_OUT or name.startswith(_STAGED):
-                continue
-            _refuse_escape(folder, path)
-            if path.is_file():
-                found.append(check_path(path.relative_to(folder).as_posix()))
-            elif path.is_symlink() and path.is_dir():
-                raise UsageError(f"{path.relative_to(folder)} is a link to a folder")
-    return iter(sorted(found))
-
-
-def _refuse_escape(folder: Path, path: Path) -> None:
-    if path.is_symlink() and not path.resolve().is_relative_to(folder):
-        raise UsageError(
-            f"{path.relative_to(folder)} is a link that leaves the folder",
-            hint="replace it by the file itself, or leave it out",
-        )
+def _walk(folder: Path, below: str) -> Iterator[str]:
+    """The paths of all files under `below`, relative to `folder`, each name checked."""
+    with _translated(below or str(folder)):
+        entries = list(os.scandir(folder / below))
+    for entry in entries:
+        path = f"{below}/{entry.name}" if below else entry.name
+        if is_staged(entry.name) or entry.name == ".git" or f"/{path}".endswith(_HUB_CACHE):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(folder, path)
+        elif entry.is_file() or entry.is_symlink():
+            yield check_path(path)
 
 
 def _describe(folder: Path, path: str) -> RemoteFile:
-    target, sha256 = folder / path, hashlib.sha256()
+    target = _target(folder, path)
+    sha256 = hashlib.sha256()
+    with _translated(path), target.open("rb", buffering=0) as stream:
+        status = os.fstat(stream.fileno())
+        while data := stream.read(_BUFFER):
+            sha256.update(data)
+        file = RemoteFile(
+            path=path,
+            size=status.st_size,
+            sha256=sha256.hexdigest(),
+            extra={"path": str(target), "mtime_ns": str(status.st_mtime_ns)},
+        )
+        _check_same(file, stream.fileno())
+    return file
+
+
+def _target(folder: Path, path: str) -> Path:
+    """The regular file that `path` is, or leads to within `folder`."""
+    target = (folder / path).resolve()
+    if not target.is_relative_to(folder):
+        raise UsageError(f"{path!r} is a link that leaves the folder", hint=_HOW_TO_LINK)
+    if target.is_dir():
+        raise UsageError(f"{path!r} is a link to a folder", hint=_HOW_TO_LINK)
+    with _translated(path):
+        if not stat.S_ISREG(target.stat().st_mode):
+            raise UsageError(f"{path!r} leads to what is no regular file", hint=_HOW_TO_LINK)
+    return target
+
+
+def _check_same(file: RemoteFile, descriptor: int) -> None:
+    status = os.fstat(descriptor)
+    if (status.st_size, str(status.st_mtime_ns)) != (file.size, file.extra["mtime_ns"]):
+        raise SourceChangedError(
+            f"{file.path} changed while it was read",
+            hint="wait until nobody writes to the folder, then try again",
+        )
+
+
+def _digest(files: tuple[RemoteFile, ...]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.path}\0{file.size}\0{file.sha256}\n".encode())
+    return digest.hexdigest()[:40]
+
+
+@contextmanager
+def _translated(path: str) -> Iterator[None]:
+    """Turn the errors of the disk into ours."""
     try:
-        with target.open("rb") as stream:
-            before = os.fstat(stream.fileno())
-            while data := stream.read(_BUFFER):
-                sha256.update(data)
+        yield
+    except MMError:
+        raise
+    except FileNotFoundError as error:
+        raise SourceChangedError(
+            f"{path} is gone, or is a link to nothing", hint="try again when it is there"
+        ) from error
+    except PermissionError as error:
+        raise AuthError(f"{path} may not be read", hint="check its mode and owner") from error
     except OSError as error:
-        raise _translate(error, path) from error
-    return RemoteFile(
-        path=path,
-        size=before.st_size,
-        sha256=sha256.hexdigest(),
-        extra={"path": str(target), "state": _state(before)},
-    )
-
-
-def _state(status: os.stat_result) -> str:
-    return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
-
-
-def _translate(error: OSError, path: str) -> Exception:
-    what = f"{path}: {error.strerror or error}"
-    if isinstance(error, FileNotFoundError):
-        return SourceChangedError(f"{path} was there and is gone", hint="push the folder again")
-    if isinstance(error, PermissionError):
-        return AuthError(what, hint="check the file's mode and owner")
-    return StorageError(what)
+        raise StorageError(f"{path}: {error.strerror or error}") from error
