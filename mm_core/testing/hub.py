@@ -89,6 +89,7 @@ class HubServer:
         self.requests: list[Logged] = []
         self.faults: list[Fault] = []
         self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)
         self.closing = threading.Event()
         self._servers = [self._server("hub"), self._server("other")]
 
@@ -163,8 +164,14 @@ class HubServer:
 
     def log(self, entry: Logged) -> None:
         """Note one request."""
-        with self._lock:
+        with self._arrived:
             self.requests.append(entry)
+            self._arrived.notify_all()
+
+    def wait_for_requests(self, count: int, *, timeout: float) -> bool:
+        """Wait until `count` requests are in the log; whether they came within `timeout` seconds."""
+        with self._arrived:
+            return self._arrived.wait_for(lambda: len(self.requests) >= count, timeout)
 
     def _server(self, origin: str) -> ThreadingHTTPServer:
         handler = type("Handler", (_Handler,), {"hub": self, "origin": origin})
