@@ -55,12 +55,22 @@ def test_the_documents_show_commands():
 @pytest.mark.parametrize(("page", "line"), mm_lines())
 def test_commands_parse(page, line):
     """Every mm command in the documents exists and has the options that are shown."""
-    for part in re.split(r"\s(?:&&|\||>|2>)\s?", line):
-        words = shlex.split(part)
-        if words[:1] != ["mm"]:
-            continue
-        words = [re.sub(r"^(\[|<).*", "x", word) for word in words[1:]]
-        parse(make_app(), words, page)
+    for words in simple_commands(line):
+        if words[:1] == ["mm"]:
+            parse(make_app(), [re.sub(r"^(\[|<).*", "x", word) for word in words[1:]], page)
+
+
+def simple_commands(line: str) -> list[list[str]]:
+    """The words of each command in a line with pipes, redirections and &&."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>()")
+    lexer.whitespace_split = True
+    commands: list[list[str]] = [[]]
+    for token in lexer:
+        if set(token) <= set("|&;<>()"):
+            commands.append([])
+        else:
+            commands[-1].append(token)
+    return commands
 
 
 def parse(command: click.Command, words: list[str], page: str) -> None:
