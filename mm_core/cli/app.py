@@ -12,7 +12,7 @@ from typing import cast
 import click
 
 import mm_core
-from mm_core.cli.base import GlobalOption, global_options, write_examples
+from mm_core.cli.base import global_options, taught, write_examples
 from mm_core.cli.state import State
 
 _DISTRIBUTION = "model-manager"
@@ -134,7 +134,7 @@ def _commands_of_plugins() -> dict[str, click.Command]:
     for impl in plugins.hook.mm_cli.get_hookimpls():
         try:
             offered = cast("list[click.Command]", impl.function())
-            found.update({c.name: c for c in offered if c.name and c.name not in found})
+            found.update({c.name: taught(c) for c in offered if c.name and c.name not in found})
         except Exception as error:  # noqa: BLE001  # a stranger's code may raise anything
             problems[impl.plugin_name] = f"mm_cli: {type(error).__name__}: {error}"
     for name, problem in problems.items():
@@ -147,6 +147,3 @@ def _has_strangers() -> bool:
         entry_point.dist is not None and entry_point.dist.name != _DISTRIBUTION
         for entry_point in importlib.metadata.entry_points(group=_GROUP)
     )
-
-
-__all__ = ["COMMANDS", "GlobalOption", "LazyGroup", "make_app"]

@@ -107,6 +107,16 @@ def global_options() -> list[GlobalOption]:
     ]
 
 
+def taught(command: click.Command) -> click.Command:
+    """A plugin's command, made to take the global options, too, where they mean nothing else."""
+    taken = {name for param in command.params for name in (*param.opts, param.name)}
+    for option in global_options():
+        if not taken & {*option.opts, option.name}:
+            option.hidden = True
+            command.params.append(option)
+    return command
+
+
 def _option(*names: str, **attrs: Any) -> GlobalOption:
     return GlobalOption(list(names), expose_value=False, callback=_remember, **attrs)
 

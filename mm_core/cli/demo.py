@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -28,6 +29,9 @@ _REPO = "demo/tiny-model"
 _SOURCE = f"hf://{_REPO}"
 _S3_NEEDS = "pip install 'model-manager[s3]' 'moto[server]'"
 _EXTRAS = {"s3": ("s3fs", "moto"), "gcs": ("gcsfs",), "cli": ("rich",)}
+_REACHES_IN = re.compile(
+    r"(?i)HF_|HUGGING_?FACE|TRANSFORMERS_OFFLINE|AWS_|MM_(?!DISABLE_PLUGINS|DEBUG)|.*_PROXY$"
+)
 
 
 @dataclass
@@ -94,7 +98,7 @@ def _walk(
     from mm_core.config import load_settings
     from mm_core.manager import ModelManager
 
-    settings = load_settings(settings_file, environ=_without_settings(), cwd=copy.parent)
+    settings = load_settings(settings_file, environ=dict(os.environ), cwd=copy.parent)
     with ModelManager(settings, backend=backend) as manager:
         pulled = manager.pull(_SOURCE)
         story.tell(f"Pulled it into the backend {backend!r}", _moved(pulled))
@@ -192,18 +196,17 @@ def _clean_environment(root: Path) -> Iterator[None]:
     before = dict(os.environ)
     loopback = "127.0.0.1,localhost"
     for name in list(os.environ):
-        if name.upper().startswith(("HF_", "HUGGING", "AWS_")) or name.lower().endswith("_proxy"):
+        if _REACHES_IN.match(name):
             del os.environ[name]
     os.environ |= {"NO_PROXY": loopback, "no_proxy": loopback, "HF_HOME": str(root / ".hf")}
+    os.environ |= {
+        name: str(root / ".no-settings") for name in ("XDG_CONFIG_HOME", "XDG_CONFIG_DIRS")
+    }
     try:
         yield
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-def _without_settings() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if not k.startswith("MM_")}
 
 
 def _write_settings(path: Path, backends: Mapping[str, Any], endpoint: str | None) -> None:

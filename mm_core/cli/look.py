@@ -100,7 +100,7 @@ def files(state: State, /, reference: str) -> None:
 @click.argument("reference", metavar=_REFERENCE)
 @pass_state
 def url(state: State, /, reference: str) -> None:
-    """Print the URL of a model's folder, and nothing else."""
+    """Print the URL that a loader opens, and nothing else: that of the model's folder."""
     with state.manager() as manager:
         found = manager.url(reference)
     state.emit({"url": found}, human=[found], quiet=[found])

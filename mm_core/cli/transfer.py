@@ -87,7 +87,7 @@ def pull(
     mm push ./my-model my-org/my-model --to lake --version 3 --alias prod
     """,
 )
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("model_id", metavar="ID")
 @click.option("--to", "to", metavar="B", help="The backend.")
 @click.option("--version", metavar="V", help="The version; by default a digest of the content.")

@@ -1,0 +1,92 @@
+"""What is shown while bytes move."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mm_core.cli.progress import Bars, JsonLines, PlainLines, Reporter, make_reporter
+from mm_core.cli.state import State
+from mm_core.schemas import TransferEvent
+
+pytestmark = pytest.mark.unit
+
+MIB = 1024 * 1024
+STORY = [
+    TransferEvent(kind="planned", model_id="org/m", total=4 * MIB),
+    TransferEvent(kind="started", model_id="org/m", path="a.bin", total=3 * MIB),
+    TransferEvent(kind="progress", model_id="org/m", path="a.bin", done=MIB, total=3 * MIB),
+    TransferEvent(kind="progress", model_id="org/m", path="a.bin", done=2 * MIB, total=3 * MIB),
+    TransferEvent(kind="stored", model_id="org/m", path="a.bin", done=3 * MIB, total=3 * MIB),
+    TransferEvent(kind="stored", model_id="org/m", path="b.bin", done=MIB, total=MIB),
+    TransferEvent(kind="committed", model_id="org/m", done=4 * MIB, total=4 * MIB),
+]
+
+
+def test_plain_lines_say_where_it_stands_now_and_then(capsys):
+    """The start, each stored file, the end, and a line at most every few seconds between."""
+    times = iter([0.0, 1.0, 6.0, 6.0])
+    with PlainLines(every=5.0, clock=lambda: next(times)) as reporter:
+        for event in STORY:
+            reporter(event)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "org/m: 4.0 MiB",
+        "  2.0 MiB of 4.0 MiB (50 %)",
+        "stored a.bin (3.0 MiB)",
+        "stored b.bin (1.0 MiB)",
+        "org/m: committed",
+    ]
+
+
+def test_json_lines_are_the_events(capsys):
+    """One line each on stdout, with the event's own kind and numbers."""
+    with JsonLines() as reporter:
+        for event in STORY:
+            reporter(event)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["kind"] for line in lines] == [event.kind for event in STORY]
+    assert lines[2]["done"] == MIB
+    assert {line["schema_version"] for line in lines} == {1}
+
+
+def test_bars_hear_everything_and_keep_stdout_clean(capsys):
+    """Bars are drawn on stderr alone, for a second model as well."""
+    with Bars() as reporter:
+        for event in [*STORY, *STORY]:
+            reporter(event)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("org/m: committed") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "terminal", "ci", "kind"),
+    [
+        ({}, True, "", Bars),
+        ({}, True, "true", PlainLines),
+        ({}, False, "", PlainLines),
+        ({"no_progress": True}, True, "", Reporter),
+        ({"quiet": True}, True, "", Reporter),
+        ({"format": "quiet"}, True, "", Reporter),
+        ({"format": "json"}, True, "", Reporter),
+        ({"format": "jsonl"}, True, "", JsonLines),
+    ],
+)
+def test_where_what_is_shown(monkeypatch, options, terminal, ci, kind):
+    """Bars on a terminal, lines elsewhere and in CI, nothing for programs or where not wanted."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    monkeypatch.setenv("CI", ci)
+    with make_reporter(State(**options)) as reporter:
+        assert type(reporter) is kind
+
+
+def test_without_rich_there_are_lines(monkeypatch):
+    """The extra is not needed: a terminal then gets plain lines."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with make_reporter(State()) as reporter:
+        assert type(reporter) is PlainLines
