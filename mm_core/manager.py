@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -44,6 +45,8 @@ from mm_core.verification import VerifyReport, verify_manifests
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+logger = logging.getLogger(__name__)
 
 COPY_FROM_VERSIONS = 3
 """How many of a model's newest versions are searched for equal files."""
@@ -370,7 +373,11 @@ class ModelManager:
         with self._lock:
             if name not in self._backends:
                 sink = open_sink(self.settings, self.plugins, name)
-                registry = ModelRegistry(sink, claim_timeout=self.settings.defaults.claim_timeout)
+                registry = ModelRegistry(
+                    sink,
+                    claim_timeout=self.settings.defaults.claim_timeout,
+                    commit_timeout=self.settings.defaults.commit_timeout,
+                )
                 self._backends[name] = _Backend(name=name, sink=sink, registry=registry)
             return self._backends[name]
 
@@ -408,6 +415,10 @@ class ModelManager:
         return versions[-COPY_FROM_VERSIONS:]
 
     def _ask_policies(self, backend: _Backend, plan: Plan) -> None:
+        if self.settings.policies and not self.plugins.hook.mm_plan_made.get_hookimpls():
+            logger.warning(
+                "The policies in mm.yaml have no effect: no installed plugin enforces them"
+            )
         context = PlanContext(backend=backend.name, policies=self.settings.policies)
         self.plugins.hook.mm_plan_made(plan=plan, context=context)
 

@@ -89,14 +89,6 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Timeouts(Section):
-    """How long to wait for another machine."""
-
-    connect: Seconds = Field(default=10.0, gt=0, description="Seconds for a connection to stand")
-    read: Seconds = Field(default=60.0, gt=0, description="Seconds without a byte")
-    commit: Seconds = Field(default=60.0, gt=0, description="Seconds for a commit to the registry")
-
-
 class Defaults(Section):
     """What holds where a command does not say otherwise."""
 
@@ -108,13 +100,10 @@ class Defaults(Section):
         description="Seconds without a heartbeat until another may take over a pull",
     )
     retries: Count = Field(default=5, ge=0, le=100, description="Tries again without progress")
-    memory_budget: Size = Field(
-        default=256 * 2**20,
-        ge=2**20,
-        description="Bytes that all transfers together may hold in memory",
-    )
     offline: bool = Field(default=False, description="Ask no source over the network")
-    timeouts: Timeouts = Field(default_factory=Timeouts, description="How long to wait")
+    commit_timeout: Seconds = Field(
+        default=60.0, gt=0, description="Seconds to keep trying to reach the registry"
+    )
 
 
 class AllowDeny(Section):

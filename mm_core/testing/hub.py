@@ -169,7 +169,7 @@ class HubServer:
             self._arrived.notify_all()
 
     def wait_for_requests(self, count: int, *, timeout: float) -> bool:
-        """Wait until `count` requests are in the log; whether they came within `timeout` seconds."""
+        """Wait until `count` requests are logged; whether they came within `timeout` seconds."""
         with self._arrived:
             return self._arrived.wait_for(lambda: len(self.requests) >= count, timeout)
 

@@ -246,7 +246,7 @@ class TestStrictness:
         ("text", "expected"),
         [
             ("defaults:\n  jbos: 3\n", "mm.yaml:2: defaults.jbos is not a setting; did you mean 'jobs'?"),
-            ("defaults: {timeouts: {raed: 1}}", "defaults.timeouts.raed is not a setting; did you mean 'read'?"),
+            ("defaults: {retires: 1}", "defaults.retires is not a setting; did you mean 'retries'?"),
             ("backend: {}\n", "mm.yaml:1: backend is not a setting; did you mean 'backends'?"),
             ("models:\n  a: {source: x, revison: b}", "mm.yaml:2: models.a.revison is not a setting; did you mean 'revision'?"),
             ("policies: {p: {limits: {max_sise: 1}}}", "policies.p.limits.max_sise is not a setting; did you mean 'max_size'?"),
@@ -257,7 +257,7 @@ class TestStrictness:
             ("defaults: {jobs: 65}", "less than or equal to 64"),
             ("defaults: {jobs: yes}", "a number is wanted"),
             ("defaults: {claim_timeout: soon}", "a duration is"),
-            ("defaults: {memory_budget: big}", "a size is"),
+            ("policies: {p: {limits: {max_size: big}}}", "a size is"),
             ("defaults: {backend: lak}\nbackends: {lake: {type: local, root: x}}", "mm.yaml:1: defaults.backend: there is no backend named 'lak'; did you mean 'lake'?"),
             ("models: {../up: {source: x}}", "model id"),
             ("models: {a: {source: x, type: nonsense}}", "mm.yaml:1: models.a.type"),
@@ -564,7 +564,7 @@ class TestSchema:
         text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
         schema = json_schema(Plugins())
         keys = set(schema["properties"])
-        for name in ("Defaults", "Timeouts", "Limits", "WantedModel", "Retention", "PolicySection"):
+        for name in ("Defaults", "Limits", "WantedModel", "Retention", "PolicySection"):
             keys |= set(schema["$defs"][name]["properties"])
         assert sorted(k for k in keys if not re.search(rf"\b{k}\b", text)) == []
 
