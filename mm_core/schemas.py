@@ -201,7 +201,8 @@ class RemoteFile:
     `path` is relative to the model. `size` is in bytes, None where the source
     does not say. `sha256` and `git_sha1` are lower-case hex, where the source
     states them; whatever is stated will be checked. `etag` ties ranged reads to
-    one state of the file. `extra` is the source's own, opaque to everybody else.
+    one state of the file. `extra` is the source's own, opaque to everybody else
+    and never shown: it may hold a signed URL.
     """
 
     path: str
@@ -209,7 +210,7 @@ class RemoteFile:
     sha256: str | None = None
     git_sha1: str | None = None
     etag: str | None = None
-    extra: Mapping[str, str] = field(default_factory=dict, hash=False)
+    extra: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

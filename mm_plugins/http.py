@@ -49,8 +49,9 @@ class Target:
     """What to read: a URL, the caller's headers, and what is known of the entity.
 
     `headers` go to the URL's own scheme, host and port only. `size` and `etag`
-    are what the entity had when it was described. `immutable` says that the URL
-    names bytes that never change, so that no ETag is needed to go on in the middle.
+    are what the entity had when it was described; `modified` is its Last-Modified,
+    for servers without ETags. `immutable` says that the URL names bytes that never
+    change, so that neither is needed to go on in the middle.
     `allow` is asked before each request, also for the targets of redirects; it
     raises to refuse. `explain` may turn a refusal into a better error.
     """
@@ -59,6 +60,7 @@ class Target:
     headers: Mapping[str, str] = field(default_factory=dict)
     size: int | None = None
     etag: str | None = None
+    modified: str | None = None
     immutable: bool = False
     allow: Callable[[str], None] | None = None
     explain: Callable[[int, Mapping[str, str]], MMError | None] | None = None
@@ -99,8 +101,8 @@ class HttpClient:
             return
         last = "" if stop is None else stop - 1
         headers = {} if (start, stop) == (0, None) else {"Range": f"bytes={start}-{last}"}
-        if start and _is_strong(target.etag):
-            headers["If-Range"] = str(target.etag)
+        if start and (validator := _validator(target)):
+            headers["If-Range"] = validator
         with self._open("GET", target, headers) as (response, url):
             skip = self._check_answer(response, target, url, start)
             if skip is None:
@@ -126,24 +128,18 @@ class HttpClient:
             return None
         if response.status not in (200, 206):
             raise self._refusal(response, target, url)
-        _check_etag(response, target)
+        _check_entity(response, target)
         if response.status == 206:
             _check_content_range(response, target, start)
-            return 0
-        length = response.headers.get("Content-Length")
-        if target.size is not None and length is not None and int(length) != target.size:
+        else:
+            _check_length(response, target)
+        if start and not target.immutable and not _is_tied(response, target):
             raise SourceChangedError(
-                f"{redact_url(target.url)} has {length} bytes now, not {target.size}"
+                f"{redact_url(target.url)} cannot be read from the middle: its server states "
+                "nothing by which its file could be known again",
+                hint="pull again: it will be read from its start",
             )
-        if start and not target.immutable and response.headers.get("ETag") != target.etag:
-            raise SourceChangedError(f"{redact_url(target.url)} is not the same file any more")
-        if start and not target.immutable and target.etag is None:
-            raise SourceChangedError(
-                f"{redact_url(target.url)} cannot be read from the middle: its server "
-                "knows neither ranges nor ETags",
-                hint="try again: it will be read from its start",
-            )
-        return start
+        return 0 if response.status == 206 else start
 
     def _refusal(self, response: BaseHTTPResponse, target: Target, url: str) -> MMError:
         headers = _lower(response)
@@ -256,13 +252,40 @@ def _body(
         raise TransientError(f"{redact_url(target.url)} ended {left} bytes too early")
 
 
-def _check_etag(response: BaseHTTPResponse, target: Target) -> None:
-    etag = response.headers.get("ETag")
-    if not target.immutable and target.etag and etag and etag != target.etag:
+def _check_entity(response: BaseHTTPResponse, target: Target) -> None:
+    if target.immutable:
+        return
+    etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
+    other_tag = target.etag and etag and etag != target.etag
+    other_time = not target.etag and target.modified and modified and modified != target.modified
+    if other_tag or other_time:
         raise SourceChangedError(
             f"{redact_url(target.url)} changed while it was read",
             hint="pull again: the new state of the file is another version",
         )
+
+
+def _check_length(response: BaseHTTPResponse, target: Target) -> None:
+    length = response.headers.get("Content-Length")
+    if target.size is not None and length is not None and int(length) != target.size:
+        raise SourceChangedError(
+            f"{redact_url(target.url)} has {length} bytes now, not {target.size}"
+        )
+
+
+def _is_tied(response: BaseHTTPResponse, target: Target) -> bool:
+    """Whether this is known to be the described entity: a range of it, or all of it again.
+
+    A 206 was asked for by If-Range where the validator is strong, and need not
+    repeat it; a 200 must state the same ETag or time.
+    """
+    if target.etag is not None:
+        told = response.headers.get("ETag") == target.etag
+    else:
+        told = target.modified is not None and (
+            response.headers.get("Last-Modified") == target.modified
+        )
+    return told or (response.status == 206 and _validator(target) is not None)
 
 
 def _check_content_range(response: BaseHTTPResponse, target: Target, start: int) -> None:
@@ -321,8 +344,11 @@ def _origin(url: str) -> tuple[str, str, int | None]:
     return parts.scheme, (parts.hostname or "").lower(), parts.port or default
 
 
-def _is_strong(etag: str | None) -> bool:
-    return etag is not None and not etag.startswith("W/")
+def _validator(target: Target) -> str | None:
+    """What If-Range may hold: a strong ETag, or a time where there is no ETag at all."""
+    if target.etag is None:
+        return target.modified
+    return None if target.etag.startswith("W/") else target.etag
 
 
 def _lower(response: BaseHTTPResponse) -> dict[str, str]:

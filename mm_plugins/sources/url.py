@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import ipaddress
+import random
 import re
 import socket
+import time
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Any
@@ -14,14 +18,18 @@ from pydantic import Field, SecretStr
 
 from mm_core import (
     Buffer,
+    InvalidNameError,
+    NotFoundError,
     PluginConfig,
     PolicyError,
     RemoteFile,
     Request,
     Snapshot,
     Source,
+    TransientError,
     UsageError,
     check_path,
+    check_version,
     hookimpl,
     redact_url,
     remember_secret,
@@ -30,6 +38,9 @@ from mm_plugins.http import Head, HttpClient, Target, error_for, is_loopback
 
 _SHA256 = re.compile(r"sha256=([0-9a-fA-F]{64})")
 _TRY_GET = frozenset({400, 403, 405, 501})
+_TRIES = 3
+_PATIENCE = 5.0
+_LABEL_LENGTH = 64
 
 
 @hookimpl
@@ -39,12 +50,13 @@ def mm_sources() -> list[type[Source]]:
 
 
 class UrlSource(Source):
-    """``https://host/file``, ``https://host/file#sha256=…``.
+    """``https://host/file`` or ``https://host/file#sha256=…``: one file.
 
     The revision is the sha256 if the URL names it, else a strong ETag; without
     either there is none, and the caller must name a version. Works with servers
-    that know ranges and with those that do not. The configured headers go to the
-    URL's own origin only, whatever it redirects to.
+    that know ranges and with those that do not. The configured headers, and a
+    user and password in the URL, go to the URL's own origin only, whatever it
+    redirects to; nothing redirects from a public host into a private network.
     """
 
     type = "url"
@@ -68,34 +80,51 @@ class UrlSource(Source):
         self._headers = {name: v.get_secret_value() for name, v in self.config.headers.items()}
         for value in self._headers.values():
             remember_secret(value)
+            remember_secret(value.rpartition(" ")[2])
         self._http = HttpClient(
             connect_timeout=self.config.connect_timeout, read_timeout=self.config.read_timeout
         )
 
     def snapshot(self, request: Request) -> Snapshot:
-        """Ask for size and ETag; nothing of the content is read."""
+        """Ask for size and ETag; nothing of the content is read.
+
+        Raises `PolicyError` for a host that is not allowed, also after a redirect.
+        """
         url, sha256 = _split(request.url, self.config.base_url)
-        if request.revision is not None:
-            raise UsageError(
-                "a URL has no revisions to choose from",
+        path = _file_name(url)
+        head = self._described(self._target(url))
+        etag, modified = head.headers.get("etag"), head.headers.get("last-modified")
+        revision = sha256[:40] if sha256 else _label(etag)
+        shown = _shown(url)
+        if request.revision not in (None, revision):
+            raise NotFoundError(
+                f"{shown} has no revision {request.revision!r}: it is at {revision} now",
                 hint="name the version with --version, or the content with #sha256=…",
             )
-        path = _file_name(url)
-        head = self._describe(self._target(url))
-        etag = head.headers.get("etag")
-        file = RemoteFile(path=path, size=_size(head), sha256=sha256, etag=etag, extra={"url": url})
-        shown = redact_url(url)
+        extra = {"url": url} | ({"modified": modified} if modified else {})
+        file = RemoteFile(path=path, size=_size(head), sha256=sha256, etag=etag, extra=extra)
         return Snapshot(
             source=f"{shown}#sha256={sha256}" if sha256 else shown,
-            revision=sha256[:40] if sha256 else _label(etag),
+            revision=revision,
             files=(file,) if request.selects(path) else (),
             model_id=_model_id(url, path),
             facts={"etag": etag} if etag else {},
         )
 
     def read(self, file: RemoteFile, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
-        """The bytes ``[start, end)``; from its start again where the server has no ranges."""
-        target = self._target(file.extra["url"], size=file.size, etag=file.etag)
+        """The bytes ``[start, end)``; from its start again where the server has no ranges.
+
+        Without ranges, the bytes before `start` are read and left out, if ETag or
+        Last-Modified say that the file is still the same: else `SourceChangedError`.
+        """
+        modified = file.extra.get("modified")
+        target = self._target(
+            file.extra["url"],
+            size=file.size,
+            etag=file.etag,
+            modified=modified,
+            immutable=file.sha256 is not None and file.etag is None and modified is None,
+        )
         yield from self._http.read(target, start, end)
 
     def close(self) -> None:
@@ -103,19 +132,33 @@ class UrlSource(Source):
         self._http.close()
 
     def _target(self, url: str, **facts: Any) -> Target:
-        first = urlsplit(url).hostname or ""
+        bare, credentials = _without_credentials(url)
+        first = urlsplit(bare).hostname or ""
 
         def allow(hop: str) -> None:
             _refuse_host(hop, self.config.allow_hosts)
             _refuse_inward(hop, first)
 
-        return Target(url=url, headers=self._headers, allow=allow, **facts)
+        return Target(url=bare, headers={**self._headers, **credentials}, allow=allow, **facts)
+
+    def _described(self, target: Target) -> Head:
+        """Ask, and again where that may help soon: nobody else repeats this question."""
+        for attempt in range(_TRIES):
+            try:
+                return self._describe(target)
+            except TransientError as error:
+                wait = error.retry_after or 0.0
+                if attempt + 1 == _TRIES or wait > _PATIENCE:
+                    raise
+                time.sleep(max(wait, random.uniform(0, 0.3 * 2**attempt)))  # noqa: S311  # jitter
+        raise AssertionError
 
     def _describe(self, target: Target) -> Head:
         head = self._http.head(target)
-        if head.status in _TRY_GET:
+        if head.status in _TRY_GET or (head.status == 200 and _size(head) is None):
             head = self._http.head(target, method="GET", range="bytes=0-0")
-        if head.status >= 300:
+        is_empty = head.status == 416 and _size(head) == 0
+        if head.status >= 300 and not is_empty:
             raise error_for(head.status, head.headers, head.url)
         return head
 
@@ -136,10 +179,28 @@ def _split(url: str, base: str | None) -> tuple[str, str | None]:
     return urlunsplit(parts._replace(fragment="")), match[1].lower() if match else None
 
 
+def _without_credentials(url: str) -> tuple[str, dict[str, str]]:
+    """The URL without user and password, and these as the header that carries them."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url, {}
+    user, _, place = parts.netloc.rpartition("@")
+    name, _, password = user.partition(":")
+    remember_secret(unquote(password))
+    token = base64.b64encode(f"{unquote(name)}:{unquote(password)}".encode()).decode()
+    remember_secret(token)
+    return urlunsplit(parts._replace(netloc=place)), {"Authorization": f"Basic {token}"}
+
+
+def _shown(url: str) -> str:
+    """The URL as it may be written down."""
+    return redact_url(_without_credentials(url)[0])
+
+
 def _file_name(url: str) -> str:
     name = unquote(urlsplit(url).path.rpartition("/")[2])
     if not name:
-        raise UsageError(f"{redact_url(url)} names no file", hint="give the URL of one file")
+        raise UsageError(f"{_shown(url)} names no file", hint="give the URL of one file")
     return check_path(name)
 
 
@@ -150,10 +211,16 @@ def _model_id(url: str, path: str) -> str:
 
 
 def _label(etag: str | None) -> str | None:
-    """A strong ETag as a version: letters, digits and a few marks."""
-    if etag is None or etag.startswith("W/"):
+    """A strong ETag as a version; one that is no allowed version by its digest."""
+    if etag is None or etag.startswith("W/") or not etag.strip('"'):
         return None
-    return re.sub(r"[^\w.+-]+", "-", etag.strip('"')).strip("-._+")[:64] or None
+    label = etag.strip('"')
+    try:
+        if label.isascii() and len(label) <= _LABEL_LENGTH:
+            return check_version(label)
+    except InvalidNameError:
+        pass
+    return hashlib.sha256(label.encode()).hexdigest()[:40]
 
 
 def _size(head: Head) -> int | None:
