@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
+import types
+import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -214,3 +218,37 @@ def test_a_folder_down_the_street(model, local):
         assert {p: (stored / p).read_bytes() for p in FILES} == FILES
         assert first.entry.version == again.entry.version
         assert manager.list_models() == [again.entry]
+
+
+# -- the documented source ---------------------------------------------------------------
+
+
+def documented() -> dict:
+    page = Path(__file__).parents[2] / "docs" / "write-a-source.md"
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+    names: dict = {"__name__": "documented"}
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), names)
+    return names
+
+
+DOCUMENTED = documented()
+
+
+class TestDocumented(DOCUMENTED["TestZip"]):
+    """The source that docs/write-a-source.md shows, and its tests, as they stand there."""
+
+
+def test_the_documented_source_down_the_street(tmp_path, local):
+    """A stranger's source, offered by its hook, pulls into a backend like a built-in one."""
+    from mm_core import Plugins
+
+    archive = tmp_path / "tiny.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        for path, data in FILES.items():
+            opened.writestr(path, data)
+    plugin = types.SimpleNamespace(mm_sources=DOCUMENTED["mm_sources"])
+    with ModelManager(backend=local, plugins=Plugins.discover(extra=[plugin])) as manager:
+        manager.pull(f"zip://{archive}")
+        stored = manager.get("tiny").path
+        assert {p: (stored / p).read_bytes() for p in FILES} == FILES
