@@ -192,6 +192,8 @@ class S3Sink(Sink):
         stored = self.stat(source_key)
         if stored is None:
             raise NotFoundError(f"{self._name(source_key)} is not there")
+        if source_key == key:
+            return
         source = {"Bucket": self._bucket, "Key": self._base + check_key(source_key)}
         if stored.size <= _COPY_LIMIT:
             self._call("copy_object", key, CopySource=source, **self._extra)
