@@ -94,6 +94,6 @@ def _translate(error: Exception, name: str) -> MMError:
         return NotFoundError(what)
     if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
         return AuthError(what, hint="check the credentials of this store")
-    if isinstance(error, _FINAL):
+    if isinstance(error, _FINAL) or "ParamValidation" in type(error).__name__:
         return StorageError(what)
     return TransientError(what, hint="look at the connection and try again")
