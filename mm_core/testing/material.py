@@ -1,0 +1,47 @@
+"""What the conformance suites are made of: seeded bytes, their digests, and races."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from mm_core.source import Buffer
+
+
+def noise(size: int) -> bytes:
+    """`size` bytes that do not repeat, the same each time."""
+    return random.Random(size).randbytes(size)
+
+
+def cut(data: bytes, size: int = 1_000_003) -> Iterator[bytes]:
+    """`data` in pieces whose size fits no part."""
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+def sha256(data: bytes) -> str:
+    """The sha256 in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest(buffers: Iterable[Buffer]) -> str:
+    """The sha256 of all `buffers`, in hex."""
+    total = hashlib.sha256()
+    for buffer in buffers:
+        total.update(buffer)
+    return total.hexdigest()
+
+
+def race(actions: Sequence[Callable[[], bool]]) -> list[bool]:
+    """Start all `actions` at the same moment, each in a thread; what each returned."""
+    start = threading.Barrier(len(actions))
+
+    def run(action: Callable[[], bool]) -> bool:
+        start.wait()
+        return action()
+
+    with ThreadPoolExecutor(len(actions)) as pool:
+        return list(pool.map(run, actions))

@@ -1,0 +1,489 @@
+"""SinkTests: the contract of `mm_core.Sink`, sentence by sentence.
+
+Subclass it and give a fixture `sink` that returns a new, empty store, and, where
+the store outlives an instance, `other`: a second instance on the same store::
+
+    class TestMySink(SinkTests):
+        @pytest.fixture
+        def sink(self, tmp_path):
+            return MySink(MySink.Config(root=str(tmp_path)))
+
+        @pytest.fixture
+        def other(self, tmp_path, sink):
+            return MySink(MySink.Config(root=str(tmp_path)))
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from typing import ClassVar
+
+import pytest
+
+from mm_core.exceptions import (
+    AlreadyExistsError,
+    IntegrityError,
+    InvalidNameError,
+    NotFoundError,
+    StorageError,
+)
+from mm_core.sink import Sink, read_bytes, read_if_exists
+from mm_core.source import Buffer
+from mm_core.testing.material import cut, digest, noise, race, sha256
+
+MIB = 1 << 20
+TEXT = b"0123456789"
+ESCAPING_KEYS = ("", "..", "../x", "a/../../x", "/x", "/etc/x", "a/..")
+ODD_KEYS = (
+    "with space",
+    "per%41cent",
+    "hash#tag",
+    "question?versionId=abc",
+    "plus+and&and=",
+    "ünïcödé-模型",
+    "\U0001d49cstral",
+    "quote'\"<>",
+    "tilde~!@$^(),;[]{}",
+    "a.b",
+    ".hidden/.file",
+    "deep/er/and/deep/er/still",
+    "x" * 200,
+)
+ODD_CONTENTS = (
+    b"",
+    b"\0",
+    b"\r\n--==0==\r\n",
+    b"before\r\n--==0==--\r\nafter",
+    b"--boundary--\r\n\r\n",
+    b"0\r\n\r\n",
+    b"\xff\xfe\x1f\x8b",
+    bytes(range(256)),
+)
+
+
+class SinkTests:
+    """What every sink must do. Override `many_keys` and `creates`, never a test."""
+
+    many_keys: ClassVar[int] = 25
+    """How many objects are listed and deleted at once; more than a page where that is quick."""
+
+    creates: ClassVar[bool] = True
+    """False for a sink that refuses `create` with `StorageError`: no registry can live there."""
+
+    odd_keys: ClassVar[Sequence[str]] = ODD_KEYS
+
+    @pytest.fixture
+    def other(self, sink: Sink) -> Sink:
+        return sink
+
+    # -- write -----------------------------------------------------------------------
+
+    @pytest.mark.parametrize("size", [0, 1, 1000, 9 * MIB, 8 * MIB, 16 * MIB, 8 * MIB + 1])
+    def test_a_written_file_is_read_back_byte_for_byte(self, sink: Sink, size: int) -> None:
+        """What was written is what is read, be it empty, small, or of several parts."""
+        data = noise(size)
+        sink.write("a/file", cut(data), size=size)
+        assert digest(sink.read("a/file")) == sha256(data)
+        stored = sink.stat("a/file")
+        assert stored is not None
+        assert stored.size == size
+
+    def test_a_file_of_unknown_size_is_stored(self, sink: Sink) -> None:
+        """`size` may be None."""
+        sink.write("small", iter([b"a", b"", b"b"]), size=None)
+        sink.write("none", iter([]), size=None)
+        assert read_bytes(sink, "small") == b"ab"
+        assert read_bytes(sink, "none") == b""
+
+    def test_a_reused_buffer_is_stored_as_it_was_when_it_was_given(self, sink: Sink) -> None:
+        """A buffer is valid only until the next one is asked for."""
+        data = noise(9 * MIB + 17)
+
+        def chunks() -> Iterator[Buffer]:
+            buffer = bytearray(700_001)
+            for start in range(0, len(data), len(buffer)):
+                piece = data[start : start + len(buffer)]
+                buffer[: len(piece)] = piece
+                yield memoryview(buffer)[: len(piece)]
+                buffer[:] = bytes(len(buffer))
+
+        sink.write("file", chunks(), size=len(data))
+        assert digest(sink.read("file")) == sha256(data)
+
+    def test_one_huge_buffer_is_stored(self, sink: Sink) -> None:
+        """Buffers may be of any size."""
+        data = noise(20 * MIB + 3)
+        sink.write("file", [memoryview(bytearray(data))], size=len(data))
+        assert digest(sink.read("file")) == sha256(data)
+
+    @pytest.mark.parametrize("passed", [0, 1000, 9 * MIB])
+    @pytest.mark.parametrize("before", [None, b"what stood before"])
+    @pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt])
+    def test_a_write_whose_chunks_raise_changes_nothing(
+        self, sink: Sink, passed: int, before: bytes | None, error: type[BaseException]
+    ) -> None:
+        """All or nothing: the error passes unchanged, what stood before stands, nothing is left."""
+        if before is not None:
+            sink.put("a/file", before)
+        there = keys(sink)
+        raised = error("the source broke")
+
+        def chunks() -> Iterator[Buffer]:
+            yield from cut(noise(passed))
+            raise raised
+
+        with pytest.raises(error) as caught:
+            sink.write("a/file", chunks(), size=passed + 5)
+        assert caught.value is raised
+        assert read_if_exists(sink, "a/file") == before
+        assert keys(sink) == there
+
+    @pytest.mark.parametrize("size", [5, 9 * MIB])
+    @pytest.mark.parametrize("wrong", [-1, 1, 9 * MIB])
+    @pytest.mark.parametrize("before", [None, b"what stood before"])
+    def test_a_write_of_another_size_than_promised_changes_nothing(
+        self, sink: Sink, size: int, wrong: int, before: bytes | None
+    ) -> None:
+        """Too few or too many bytes are an IntegrityError, and nothing is left."""
+        if before is not None:
+            sink.put("file", before)
+        with pytest.raises(IntegrityError):
+            sink.write("file", cut(noise(size)), size=size + wrong)
+        assert read_if_exists(sink, "file") == before
+        assert keys(sink) == ([] if before is None else ["file"])
+
+    def test_an_unfinished_write_is_never_listed(self, sink: Sink, other: Sink) -> None:
+        """Nobody sees a file that is still being written."""
+        seen: list[list[str]] = []
+
+        def chunks() -> Iterator[Buffer]:
+            yield noise(9 * MIB)
+            seen.append(keys(other))
+            assert other.stat("a/file") is None
+            yield b"end"
+
+        sink.write("a/file", chunks(), size=9 * MIB + 3)
+        assert seen == [[]]
+        assert keys(other) == ["a/file"]
+
+    def test_a_write_replaces_what_was_there(self, sink: Sink, other: Sink) -> None:
+        """The last write wins, and every instance sees it at once."""
+        sink.write("file", [noise(9 * MIB)], size=9 * MIB)
+        assert other.stat("file") is not None
+        sink.write("file", [b"new"], size=3)
+        assert read_bytes(other, "file") == b"new"
+
+    def test_many_threads_share_one_instance(self, sink: Sink) -> None:
+        """One instance serves many threads at once."""
+
+        def work(number: int) -> None:
+            data = noise(100_000 + number)
+            sink.write(f"t{number}/file", cut(data), size=len(data))
+            assert digest(sink.read(f"t{number}/file")) == sha256(data)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, range(16)))
+        assert len(keys(sink)) == 16
+
+    @pytest.mark.parametrize("content", ODD_CONTENTS)
+    def test_content_is_never_interpreted(self, sink: Sink, content: bytes) -> None:
+        """Bytes that look like a boundary, a header or a compressed file are just bytes."""
+        sink.write("written", [content], size=len(content))
+        sink.put("put", content)
+        assert read_bytes(sink, "written") == content
+        assert read_bytes(sink, "put") == content
+        if self.creates:
+            sink.create("created", content)
+            assert read_bytes(sink, "created") == content
+
+    # -- create and put ---------------------------------------------------------------
+
+    def test_create_stores_what_was_not_there(self, sink: Sink, other: Sink) -> None:
+        """Created once, a key is taken for every instance until it is deleted."""
+        if not self.creates:
+            with pytest.raises(StorageError):
+                sink.create("a/key", b"one")
+            return
+        sink.create("a/key", b"one")
+        for again in (sink, other):
+            with pytest.raises(AlreadyExistsError):
+                again.create("a/key", b"two")
+        assert read_bytes(other, "a/key") == b"one"
+        sink.delete(["a/key"])
+        other.create("a/key", b"three")
+        assert read_bytes(sink, "a/key") == b"three"
+
+    def test_create_is_refused_where_a_file_was_written(self, sink: Sink) -> None:
+        """However it came there: what stands is never replaced by create."""
+        if not self.creates:
+            pytest.skip("this sink refuses create")
+        sink.write("written", [noise(9 * MIB)], size=9 * MIB)
+        sink.put("put", b"")
+        for key in ("written", "put"):
+            with pytest.raises(AlreadyExistsError):
+                sink.create(key, b"x")
+
+    def test_of_many_creators_exactly_one_wins(self, sink: Sink, other: Sink) -> None:
+        """Create is exclusive: of 8 threads on two instances one returns, in each of 20 rounds."""
+        if not self.creates:
+            pytest.skip("this sink refuses create")
+        for number in range(20):
+            key = f"round/{number:03}"
+            winners = race(
+                [
+                    partial(_created, (sink, other)[writer % 2], key, b"writer %d" % writer)
+                    for writer in range(8)
+                ]
+            )
+            assert winners.count(True) == 1
+            assert read_bytes(sink, key) == b"writer %d" % winners.index(True)
+
+    def test_put_replaces(self, sink: Sink, other: Sink) -> None:
+        """The last put wins, also over a longer one."""
+        sink.put("hint", b"a long one")
+        other.put("hint", b"short")
+        assert read_bytes(sink, "hint") == b"short"
+        assert keys(sink) == ["hint"]
+
+    def test_a_reader_sees_one_put_or_the_other(self, sink: Sink, other: Sink) -> None:
+        """Put is atomic: a reader never finds a mixture, a part, or nothing."""
+        versions = [bytes([65 + i]) * (50_000 + i * 1000) for i in range(4)]
+        sink.put("hint", versions[0])
+        done = threading.Event()
+
+        def write() -> bool:
+            for number in range(24):
+                sink.put("hint", versions[number % 4])
+            done.set()
+            return True
+
+        def read() -> bool:
+            while not done.is_set():
+                assert read_bytes(other, "hint") in versions
+            return True
+
+        assert race([write, read, read]) == [True] * 3
+
+    # -- read and stat ----------------------------------------------------------------
+
+    @pytest.mark.parametrize(
+        ("start", "end"),
+        [
+            (0, None), (0, 10), (0, 1), (3, 7), (5, None), (9, 10), (9, None), (0, 0), (4, 4),
+            (7, 3), (10, None), (10, 20), (99, None), (99, 200), (0, 99), (9, 99),
+        ],
+    )  # fmt: skip
+    def test_ranges_are_half_open_and_end_with_the_object(
+        self, sink: Sink, start: int, end: int | None
+    ) -> None:
+        """[start, end) of what there is; beyond the end there is nothing."""
+        sink.put("text", TEXT)
+        found = b"".join(bytes(buffer) for buffer in sink.read("text", start, end))
+        assert found == TEXT[start:end]
+
+    @pytest.mark.parametrize(("start", "end"), [(0, None), (0, 10), (5, None), (5, 9)])
+    def test_an_empty_object_has_no_bytes_in_any_range(
+        self, sink: Sink, start: int, end: int | None
+    ) -> None:
+        """An empty object is read without an error."""
+        sink.put("empty", b"")
+        assert b"".join(bytes(b) for b in sink.read("empty", start, end)) == b""
+
+    def test_ranges_of_a_large_file(self, sink: Sink) -> None:
+        """Ranges that begin and end anywhere, also across the parts it was stored in."""
+        data = noise(17 * MIB)
+        sink.write("file", cut(data), size=len(data))
+        for start, end in [(0, 1), (8 * MIB - 1, 8 * MIB + 1), (5 * MIB + 3, 16 * MIB + 9)]:
+            assert digest(sink.read("file", start, end)) == sha256(data[start:end])
+
+    def test_a_reader_may_stop_early(self, sink: Sink) -> None:
+        """Closing the iterator is fine, and the sink goes on working."""
+        sink.write("file", [noise(9 * MIB)], size=9 * MIB)
+        for _ in range(5):
+            reader = sink.read("file")
+            assert next(iter(reader))
+            reader.close()  # type: ignore[attr-defined]  # an Iterator need not have it; ours do
+        assert len(read_bytes(sink, "file")) == 9 * MIB
+
+    def test_what_is_not_there_is_not_found(self, sink: Sink) -> None:
+        """NotFoundError from read and copy, None from stat, nothing from list."""
+        sink.put("a/file", b"x")
+        for absent in ("absent", "a", "a/file2", "a/fil", "a/file/below"):
+            with pytest.raises(NotFoundError):
+                list(sink.read(absent))
+            with pytest.raises(NotFoundError):
+                list(sink.read(absent, 1, 2))
+            with pytest.raises(NotFoundError):
+                sink.copy(absent, "copied")
+            assert sink.stat(absent) is None
+        assert keys(sink) == ["a/file"]
+
+    def test_stat_and_list_tell_size_and_time_in_utc(self, sink: Sink) -> None:
+        """Both say the same; times have a zone, UTC, and are of today by any clock."""
+        sink.put("file", TEXT)
+        stored = sink.stat("file")
+        listed = list(sink.list("file"))
+        assert stored is not None
+        assert [(o.key, o.size) for o in (stored, *listed)] == [("file", 10)] * 2
+        for found in (stored, *listed):
+            assert found.modified.utcoffset() == timedelta(0)
+            assert abs(datetime.now(timezone.utc) - found.modified) < timedelta(days=1)
+
+    # -- list -------------------------------------------------------------------------
+
+    def test_a_listing_is_recursive_and_ordered_by_code_point(self, sink: Sink) -> None:
+        """As `sorted` orders the keys, whatever the folders."""
+        names = [
+            "b",
+            "a/b",
+            "a-b",
+            "a.b",
+            "a/b/c" + "d",
+            "aB",
+            "a0",
+            "é",
+            "a/é",
+            "模",
+            "\U0001d49c",
+            "z/y/x",
+        ]
+        for name in names:
+            sink.put(f"{name}/f", b"")
+        assert keys(sink) == sorted(f"{name}/f" for name in names)
+
+    def test_a_prefix_is_a_plain_string(self, sink: Sink) -> None:
+        """``a/b`` also finds ``a/bc``; a folder is asked for with its slash."""
+        names = ["a/b/1", "a/bc/2", "a/bd", "a/c", "ab", "b"]
+        for name in names:
+            sink.put(name, b"")
+        for prefix in ("", "a", "a/", "a/b", "a/b/", "a/bc/2", "ab", "c", "a/b/1/"):
+            assert keys(sink, prefix) == [name for name in names if name.startswith(prefix)]
+
+    def test_nothing_is_cached(self, sink: Sink, other: Sink) -> None:
+        """Each instance sees at once what the other did, also where it had looked before."""
+        for number in range(3):
+            key = f"a/{number}"
+            assert (other.stat(key), keys(other, key)) == (None, [])
+            sink.put(key, TEXT)
+            assert other.stat(key) is not None
+            assert keys(other, key) == [key]
+            sink.put(key, TEXT * 2)
+            assert read_bytes(other, key) == TEXT * 2
+            assert other.stat(key).size == 20  # type: ignore[union-attr]  # it is there
+            sink.delete([key])
+            assert (other.stat(key), keys(other, key)) == (None, [])
+
+    def test_many_objects_are_listed_and_deleted(self, sink: Sink) -> None:
+        """Also more than fit a page of the store's."""
+        names = [f"m/{number:05}" for number in range(self.many_keys)]
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda name: sink.put(name, b"x"), [*names, "n"]))
+        assert keys(sink, "m/") == names
+        sink.delete(name for name in names)
+        assert keys(sink) == ["n"]
+
+    # -- copy and delete --------------------------------------------------------------
+
+    def test_a_copy_is_a_file_of_its_own(self, sink: Sink, other: Sink) -> None:
+        """It replaces what was there, and outlives and never follows its source."""
+        data = noise(9 * MIB)
+        sink.write("a/source", [data], size=len(data))
+        sink.put("b/copy", b"old")
+        sink.copy("a/source", "b/copy")
+        sink.copy("a/source", "b/copy")
+        sink.put("a/source", b"new")
+        assert digest(other.read("b/copy")) == sha256(data)
+        sink.delete(["a/source"])
+        assert keys(other) == ["b/copy"]
+        assert digest(sink.read("b/copy")) == sha256(data)
+
+    def test_copying_a_file_onto_itself_changes_nothing(self, sink: Sink) -> None:
+        """The file is as it was, once."""
+        sink.put("file", TEXT)
+        sink.copy("file", "file")
+        assert read_bytes(sink, "file") == TEXT
+        assert keys(sink) == ["file"]
+
+    def test_a_copy_of_nothing_leaves_the_target(self, sink: Sink) -> None:
+        """NotFoundError, and the target stands."""
+        sink.put("target", TEXT)
+        with pytest.raises(NotFoundError):
+            sink.copy("absent", "target")
+        assert read_bytes(sink, "target") == TEXT
+
+    def test_deleting_nothing_is_fine(self, sink: Sink) -> None:
+        """Absent keys are passed over, and only what was named goes."""
+        for name in ("a/b", "a/bc", "a/b.c"):
+            sink.put(name, b"")
+        sink.delete([])
+        sink.delete(["absent", "a/b", "a", "absent/too", "a/b"])
+        assert keys(sink) == ["a/b.c", "a/bc"]
+
+    # -- keys -------------------------------------------------------------------------
+
+    def test_odd_keys_are_kept_as_they_are(self, sink: Sink, other: Sink) -> None:
+        """No key is decoded, cut, or taken for something else."""
+        for number, key in enumerate(self.odd_keys):
+            data = b"%d" % number
+            sink.write(key, [data], size=len(data))
+        assert keys(other) == sorted(self.odd_keys)
+        for number, key in enumerate(self.odd_keys):
+            assert read_bytes(other, key) == b"%d" % number
+            assert other.stat(key) is not None
+            assert keys(other, key) == [key]
+            sink.copy(key, f"copies/{key}")
+            assert read_bytes(other, f"copies/{key}") == b"%d" % number
+        sink.delete(self.odd_keys)
+        assert keys(other) == sorted(f"copies/{key}" for key in self.odd_keys)
+
+    @pytest.mark.parametrize("key", ESCAPING_KEYS)
+    def test_a_key_never_leaves_the_root(self, sink: Sink, key: str) -> None:
+        """Such a key is an InvalidNameError to each method."""
+        sink.put("file", b"x")
+        attempts: list[Callable[[], object]] = [
+            lambda: sink.write(key, [b"x"], size=1),
+            lambda: sink.create(key, b"x"),
+            lambda: sink.put(key, b"x"),
+            lambda: list(sink.read(key)),
+            lambda: sink.stat(key),
+            lambda: sink.copy("file", key),
+            lambda: sink.copy(key, "copied"),
+            lambda: sink.delete([key]),
+            lambda: sink.url(key),
+        ]
+        for number, attempt in enumerate(attempts):
+            if number == 1 and not self.creates:
+                continue
+            with pytest.raises(InvalidNameError):
+                attempt()
+        assert keys(sink) == ["file"]
+
+    def test_a_prefix_never_leaves_the_root(self, sink: Sink) -> None:
+        """A listing of another place is an InvalidNameError."""
+        for prefix in ("../", "a/../", "/", "/etc/"):
+            with pytest.raises(InvalidNameError):
+                list(sink.list(prefix))
+
+    def test_root_and_url_name_the_place(self, sink: Sink, other: Sink) -> None:
+        """Instances on one store have one root; a URL begins with it and ends with the key."""
+        assert sink.root == other.root
+        assert not sink.root.endswith("/") or sink.root.endswith("://")
+        assert sink.url("a/file.bin").startswith(sink.root)
+        assert sink.url("a/file.bin").replace("\\", "/").endswith("/a/file.bin")
+
+
+def keys(sink: Sink, prefix: str = "") -> list[str]:
+    """The keys of a listing."""
+    return [found.key for found in sink.list(prefix)]
+
+
+def _created(sink: Sink, key: str, data: bytes) -> bool:
+    try:
+        sink.create(key, data)
+    except AlreadyExistsError:
+        return False
+    return True
