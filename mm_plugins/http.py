@@ -18,11 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from mm_core import (
     AuthError,
     Buffer,
+    ConfigError,
     IntegrityError,
     MMError,
     NotFoundError,
@@ -31,6 +32,7 @@ from mm_core import (
     TransientError,
     redact,
     redact_url,
+    remember_secret,
 )
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ MAX_REDIRECTS = 10
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -152,43 +155,54 @@ class HttpClient:
     def _open(
         self, method: str, target: Target, headers: Mapping[str, str]
     ) -> Iterator[tuple[BaseHTTPResponse, str]]:
-        """Follow redirects by hand: the caller's headers never go to another origin."""
+        """The answer, and the URL that gave it. Errors of urllib3 become ours here."""
         import urllib3
 
-        url = target.url
-        own = {"Accept-Encoding": "identity", "User-Agent": "model-manager", **headers}
         response: BaseHTTPResponse | None = None
         try:
-            for _ in range(MAX_REDIRECTS):
-                if target.allow is not None:
-                    target.allow(url)
-                theirs = target.headers if _same(url, target.url) else {}
-                response = self._pool(url).request(
-                    method,
-                    url,
-                    headers={**theirs, **own},
-                    redirect=False,
-                    retries=False,
-                    preload_content=False,
-                    decode_content=False,
-                )
-                location = response.headers.get("Location")
-                if response.status not in (301, 302, 303, 307, 308) or location is None:
-                    break
-                response.drain_conn()
-                response.release_conn()
-                url = _next(url, location)
-            else:
-                raise StorageError(
-                    f"{redact_url(target.url)} redirects more than {MAX_REDIRECTS} times"
-                )
-            assert response is not None
+            response, url = self._follow(method, target, headers)
             yield response, url
+        except MMError:
+            raise
         except urllib3.exceptions.HTTPError as error:
             raise _fault(error, target.url) from error
+        except ValueError:  # its text may quote a header, which may be a secret
+            raise StorageError(
+                f"{redact_url(target.url)}: a header or a redirect is malformed",
+                hint="check the headers and the token of this source for line breaks",
+            ) from None
         finally:
             if response is not None:
                 _give_back(response)
+
+    def _follow(
+        self, method: str, target: Target, headers: Mapping[str, str]
+    ) -> tuple[BaseHTTPResponse, str]:
+        """Redirects by hand: once they leave the origin, the caller's headers are gone for good.
+
+        They do not come back with a redirect back, whose path another host chose.
+        """
+        url, theirs = target.url, target.headers
+        own = {"Accept-Encoding": "identity", "User-Agent": "model-manager", **headers}
+        for _ in range(MAX_REDIRECTS + 1):
+            if target.allow is not None:
+                target.allow(url)
+            response = self._pool(url).request(
+                method,
+                url,
+                headers={**theirs, **own},
+                redirect=False,
+                retries=False,
+                preload_content=False,
+                decode_content=False,
+            )
+            location = response.headers.get("Location")
+            if response.status not in _REDIRECTS or location is None:
+                return response, url
+            _skip_body(response)
+            came_from, url = url, _next(url, location)
+            theirs = theirs if _same(came_from, url) else {}
+        raise StorageError(f"{redact_url(target.url)} redirects more than {MAX_REDIRECTS} times")
 
     def _pool(self, url: str) -> PoolManager:
         proxy = _proxy_for(url)
@@ -301,6 +315,14 @@ def _check_content_range(response: BaseHTTPResponse, target: Target, start: int)
         )
 
 
+def _skip_body(response: BaseHTTPResponse) -> None:
+    """Read over a short body, so that the connection can be kept; never an endless one."""
+    left = getattr(response, "length_remaining", None)
+    if left is not None and left <= BUFFER_SIZE:
+        response.drain_conn()
+    _give_back(response)
+
+
 def _give_back(response: BaseHTTPResponse) -> None:
     """Keep the connection if the body was read to its end; else close it."""
     if getattr(response, "length_remaining", None) == 0:
@@ -371,7 +393,8 @@ def _proxy_for(url: str) -> str | None:
     if is_loopback(host) or urllib.request.proxy_bypass(host):
         return None
     proxies = urllib.request.getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
 def _new_pool(proxy: str | None, timeouts: tuple[float, float]) -> PoolManager:
@@ -382,20 +405,40 @@ def _new_pool(proxy: str | None, timeouts: tuple[float, float]) -> PoolManager:
         "maxsize": 64,
         "ssl_context": _ssl_context(),
     }
-    return (
-        urllib3.PoolManager(**options) if proxy is None else urllib3.ProxyManager(proxy, **options)
-    )
+    if proxy is None:
+        return urllib3.PoolManager(**options)
+    parts = urlsplit(proxy)
+    place = parts.netloc.rpartition("@")[2]
+    if parts.username is not None:
+        secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        remember_secret(unquote(parts.password or ""))
+        options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=secret)
+    try:
+        return urllib3.ProxyManager(f"{parts.scheme}://{place}", **options)
+    except urllib3.exceptions.HTTPError as error:
+        raise ConfigError(
+            f"the proxy {parts.scheme}://{place} cannot be used",
+            hint="HTTPS_PROXY, HTTP_PROXY or ALL_PROXY must be an http or https URL",
+        ) from error
 
 
 def _ssl_context() -> Any:
     from urllib3.util.ssl_ import create_urllib3_context
 
     context = create_urllib3_context()
-    bundle = next((os.environ[name] for name in _CA_VARIABLES if os.environ.get(name)), None)
-    if bundle is None:
+    name = next((name for name in _CA_VARIABLES if os.environ.get(name)), None)
+    if name is None:
         context.load_default_certs()
-    elif Path(bundle).is_dir():
-        context.load_verify_locations(capath=bundle)
-    else:
-        context.load_verify_locations(cafile=bundle)
+        return context
+    bundle = os.environ[name]
+    try:
+        if Path(bundle).is_dir():
+            context.load_verify_locations(capath=bundle)
+        else:
+            context.load_verify_locations(cafile=bundle)
+    except OSError as error:
+        raise ConfigError(
+            f"the certificates in {bundle!r} cannot be read: {error.strerror or error}",
+            hint=f"{name} must name a PEM file, or a folder of them",
+        ) from error
     return context
