@@ -241,6 +241,14 @@ def test_unstated_length(site, source):
     assert read(source, file, 100, 200) == DATA[100:200]
 
 
+def test_a_length_that_only_ranges_tell(site, source):
+    """Where HEAD is silent about the length, a range of one byte tells it."""
+    good = serve()
+    silent = lambda h: h.say(200, length=False, ETag='"v1"')  # noqa: E731
+    site.answer = lambda h: (silent if h.command == "HEAD" else good)(h)
+    assert shoot(source, f"{site.url}/model.bin").files[0].size == len(DATA)
+
+
 @pytest.mark.parametrize(
     ("etag", "revision"),
     [
