@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import threading
-from collections import deque
+import base64
+import contextlib
+import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import partial
+from itertools import chain
 from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr
 
 from mm_core import (
-    AlreadyExistsError,
     AuthError,
     Buffer,
     ConfigError,
     IntegrityError,
-    MissingExtraError,
     MMError,
     NotFoundError,
     PluginConfig,
     Sink,
+    SourceChangedError,
     StorageError,
     StoredObject,
     TransientError,
@@ -31,25 +33,16 @@ from mm_core import (
 )
 from mm_plugins.sinks._keys import check_key, check_prefix, check_size
 from mm_plugins.sinks._parts import Parts, part_size
+from mm_plugins.sinks._patience import persist, read_on
+from mm_plugins.sinks._s3_api import RangeError, S3Api, make_file_system
 
 _READ = 4 << 20
 _COPY_LIMIT = 5 << 30
 _COPY_PART = 1 << 30
 _DELETE_LIMIT = 1000
-_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-_NO_CREDENTIALS = frozenset(
-    {
-        "CredentialRetrievalError",
-        "NoAuthTokenError",
-        "NoCredentialsError",
-        "PartialCredentialsError",
-        "ProfileNotFound",
-        "SSOTokenLoadError",
-        "TokenRetrievalError",
-        "UnauthorizedSSOTokenError",
-    }
-)
-_HOW_TO_SIGN_IN = "give credentials by AWS_PROFILE or AWS_ACCESS_KEY_ID, or `profile` in options"
+_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+
+_Part = dict[str, Any]
 
 
 @hookimpl
@@ -83,7 +76,7 @@ class S3Sink(Sink):
     """A prefix in a bucket. Objects appear whole: by one PUT, or when a multipart upload ends.
 
     Exclusive create is ``If-None-Match: *`` on one PUT. Memory for each write is
-    one part: 16 MiB, more for files above 150 GB, since an upload has 10,000 parts.
+    two parts of 8 MiB; more for files above 70 GB, since an upload has 10,000 parts.
     """
 
     type = "s3"
@@ -105,8 +98,8 @@ class S3Sink(Sink):
         self._bucket = parts.netloc
         prefix = parts.path.strip("/")
         self._base = f"{check_key(prefix)}/" if prefix else ""
-        self._lock = threading.Lock()
-        self._made: Any = None
+        self._api = S3Api(partial(_file_system, config.options), self._bucket)
+        self._extra: Mapping[str, Any] = config.options.s3_additional_kwargs
 
     @property
     def root(self) -> str:
@@ -115,74 +108,73 @@ class S3Sink(Sink):
 
     def write(self, key: str, chunks: Iterable[Buffer], *, size: int | None) -> None:
         """One PUT for what fits a part, else a multipart upload that is aborted on any error."""
+        check_key(key)
         parts = Parts(chunks, part_size(size))
         first = next(parts)
         if parts.ended:
-            check_size(key, len(first), size)
-            self._call("put_object", key, Body=bytes(first), **self._extra)
-            return
-        upload = self._call("create_multipart_upload", key, **self._extra)["UploadId"]
-        try:
-            done = self._send(key, upload, first, parts)
             check_size(key, parts.count, size)
-            self._call(
-                "complete_multipart_upload",
-                key,
-                UploadId=upload,
-                MultipartUpload={"Parts": [*done]},
-            )
-        except BaseException:
-            self._abort(key, upload)
-            raise
+            self.put(key, first)
+            return
+
+        every = chain((first,), parts)
+        del first
+
+        def send(upload: str) -> Sequence[_Part]:
+            done = [self._send(key, upload, n, part) for n, part in enumerate(every, start=1)]
+            check_size(key, parts.count, size)
+            return done
+
+        self._upload(key, send)
         self._check_stored(key, parts.count)
 
     def create(self, key: str, data: bytes) -> None:
-        """One PUT with ``If-None-Match: *``."""
-        self._call("put_object", key, Body=data, IfNoneMatch="*", **self._extra)
+        """One PUT with ``If-None-Match: *``, sent once: a repetition could meet its own object."""
+        self._put(key, data, attempts=1, IfNoneMatch="*")
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: Buffer) -> None:
         """One PUT."""
-        self._call("put_object", key, Body=data, **self._extra)
+        self._put(key, data)
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
-        """One GET, read in blocks of 4 MiB."""
-        if end is not None and start >= end:
-            return
-        ranged = (
-            {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end else {}
-        )
-        try:
-            body = self._call("get_object", key, **ranged)["Body"]
-        except _RangeError:
-            return
-        with _translated(self._name(key)):
+        """One GET, read in blocks of 4 MiB; after a cut, another for the rest of the same bytes."""
+        name, etags = self._name(key), set[str]()
+
+        def open_at(position: int) -> Iterator[bytes]:
+            if end is not None and position >= end:
+                return
+            wanted = f"bytes={position}-{'' if end is None else end - 1}"
+            ranged = {"Range": wanted} if position or end is not None else {}
             try:
-                while data := self._run(body.read, _READ):
-                    yield data
-            finally:
-                body.close()
+                answer = self._call("get_object", key, **ranged)
+            except RangeError:
+                return
+            etags.add(answer.get("ETag", ""))
+            if len(etags) > 1:
+                raise SourceChangedError(f"{name} was replaced while it was read")
+            yield from self._api.blocks(answer, _READ, name)
+
+        return read_on(open_at, start)
 
     def stat(self, key: str) -> StoredObject | None:
         """One HEAD."""
-        try:
-            head = self._call("head_object", key)
-        except NotFoundError:
+        head = self._head(key)
+        if head is None:
             return None
         return StoredObject(
             key=key, size=head["ContentLength"], modified=_utc(head["LastModified"])
         )
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Pages of 1,000, always asked anew."""
+        """Pages of 1,000, always asked anew. Folder markers, which end in a slash, are left out."""
         start = self._base + check_prefix(prefix)
-        more: dict[str, str] = {}
+        more: dict[str, Any] = {}
         while True:
-            page = self._ask("list_objects_v2", self.root, Prefix=start, **more)
+            page = self._api.ask("list_objects_v2", self.root, Prefix=start, **more)
             for found in page.get("Contents", ()):
                 key = found["Key"][len(self._base) :]
-                yield StoredObject(
-                    key=key, size=found["Size"], modified=_utc(found["LastModified"])
-                )
+                if key and not key.endswith("/"):
+                    modified = _utc(found["LastModified"])
+                    yield StoredObject(key=key, size=found["Size"], modified=modified)
             if not page.get("IsTruncated"):
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}
@@ -192,141 +184,143 @@ class S3Sink(Sink):
         stored = self.stat(source_key)
         if stored is None:
             raise NotFoundError(f"{self._name(source_key)} is not there")
-        if source_key == key:
-            return
-        source = {"Bucket": self._bucket, "Key": self._base + check_key(source_key)}
+        if source_key == check_key(key):
+            return  # S3 refuses it
+        source = {"Bucket": self._bucket, "Key": self._base + source_key}
         if stored.size <= _COPY_LIMIT:
             self._call("copy_object", key, CopySource=source, **self._extra)
             return
-        upload = self._call("create_multipart_upload", key, **self._extra)["UploadId"]
-        try:
-            done = tuple(self._copy_parts(key, upload, source, stored.size))
-            self._call(
-                "complete_multipart_upload",
-                key,
-                UploadId=upload,
-                MultipartUpload={"Parts": [*done]},
-            )
-        except BaseException:
-            self._abort(key, upload)
-            raise
+        self._upload(key, lambda upload: self._copy_parts(key, upload, source, stored.size))
         self._check_stored(key, stored.size)
 
     def delete(self, keys: Iterable[str]) -> None:
         """In bulk, 1,000 at a time."""
         names = [{"Key": self._base + check_key(key)} for key in keys]
         for start in range(0, len(names), _DELETE_LIMIT):
-            batch = {"Objects": names[start : start + _DELETE_LIMIT], "Quiet": True}
-            answer = self._ask("delete_objects", self.root, Delete=batch)
-            for error in answer.get("Errors", ()):
-                if error.get("Code") != "NoSuchKey":
-                    raise StorageError(
-                        f"s3://{self._bucket}/{error.get('Key')} was not deleted: "
-                        f"{error.get('Code')} {error.get('Message')}"
-                    )
+            persist(partial(self._delete, names[start : start + _DELETE_LIMIT]))
 
     def url(self, key: str) -> str:
         """``s3://bucket/prefix/key``."""
         return self._name(key)
 
-    def _send(
-        self, key: str, upload: str, first: bytearray, parts: Parts
-    ) -> Sequence[dict[str, Any]]:
-        done = deque[dict[str, Any]]()
-        part: bytearray | None = first
-        while part is not None:
-            number = len(done) + 1
-            answer = self._call(
-                "upload_part", key, UploadId=upload, PartNumber=number, Body=bytes(part)
+    def close(self) -> None:
+        """Let the connections go."""
+        self._api.close()
+
+    def _put(self, key: str, data: Buffer, **arguments: Any) -> None:
+        md5 = _md5(data)
+        answer = self._call(
+            "put_object",
+            key,
+            Body=data,
+            ContentMD5=base64.b64encode(md5.digest()).decode(),  # S3 refuses other bytes
+            **arguments,
+            **self._extra,
+        )
+        if _holds_other_bytes(answer, md5):
+            if "IfNoneMatch" not in arguments:
+                self.delete([key])
+            raise IntegrityError(f"{self._name(key)}: S3 stored other bytes than were sent")
+
+    def _upload(self, key: str, send: Callable[[str], Sequence[_Part]]) -> None:
+        """A multipart upload of the parts that `send` makes, aborted on any error."""
+        upload = self._call("create_multipart_upload", key, **self._extra)["UploadId"]
+        try:
+            done = send(upload)
+            persist(partial(self._complete, key, upload, done))
+        except BaseException:
+            with contextlib.suppress(MMError):  # the first error is the one to tell
+                self._call("abort_multipart_upload", key, UploadId=upload)
+            raise
+
+    def _complete(self, key: str, upload: str, parts: Sequence[_Part]) -> None:
+        """End the upload. Where the answer is lost, what stands there tells whether it was done."""
+        try:
+            self._call(
+                "complete_multipart_upload",
+                key,
+                attempts=1,
+                UploadId=upload,
+                MultipartUpload={
+                    "Parts": [{k: p[k] for k in ("PartNumber", "ETag")} for p in parts]
+                },
             )
-            done.append({"PartNumber": number, "ETag": answer["ETag"]})
-            part = next(parts, None)
-        return done
+        except TransientError:
+            expected, head = _etag_of(parts), self._head(key)
+            if expected is None or head is None or head["ETag"].strip('"') != expected:
+                raise
+
+    def _send(self, key: str, upload: str, number: int, part: Buffer) -> _Part:
+        def send() -> _Part:
+            answer = self._call(
+                "upload_part", key, attempts=1, UploadId=upload, PartNumber=number, Body=part
+            )
+            # A checksum in the answer says that S3 has compared it itself.
+            if "ChecksumCRC32" not in answer and _holds_other_bytes(answer, _md5(part)):
+                raise TransientError(f"{self._name(key)}: part {number} was damaged on its way")
+            return {"PartNumber": number, "ETag": answer["ETag"]}
+
+        return persist(send)
 
     def _copy_parts(
         self, key: str, upload: str, source: Mapping[str, str], size: int
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Sequence[_Part]:
+        done = []
         for number, start in enumerate(range(0, size, _COPY_PART), start=1):
-            last = min(start + _COPY_PART, size) - 1
             answer = self._call(
                 "upload_part_copy",
                 key,
                 UploadId=upload,
                 PartNumber=number,
                 CopySource=source,
-                CopySourceRange=f"bytes={start}-{last}",
+                CopySourceRange=f"bytes={start}-{min(start + _COPY_PART, size) - 1}",
             )
-            yield {"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]}
+            done.append({"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]})
+        return done
 
-    def _abort(self, key: str, upload: str) -> None:
+    def _delete(self, names: Sequence[Mapping[str, str]]) -> None:
+        batch = {"Objects": names, "Quiet": True}
+        answer = self._api.ask("delete_objects", self.root, attempts=1, Delete=batch)
+        for error in answer.get("Errors", ()):
+            code = error.get("Code", "")
+            what = f"s3://{self._bucket}/{error.get('Key')} was not deleted: {code}"
+            if code == "AccessDenied":
+                raise AuthError(what, hint="the right s3:DeleteObject is needed")
+            if code in ("InternalError", "SlowDown", "ServiceUnavailable"):
+                raise TransientError(what)
+            if code != "NoSuchKey":
+                raise StorageError(f"{what} {error.get('Message', '')}".rstrip())
+
+    def _head(self, key: str) -> Mapping[str, Any] | None:
         try:
-            self._call("abort_multipart_upload", key, UploadId=upload)
-        except MMError:
-            return  # the first error is the one to tell; the store's own lifecycle ends the upload
+            head: Mapping[str, Any] = self._call("head_object", key)
+        except NotFoundError:
+            return None
+        return head
 
     def _check_stored(self, key: str, size: int) -> None:
-        stored = self.stat(key)
-        if stored is None or stored.size != size:
-            self.delete([key])
-            raise IntegrityError(
-                f"{self._name(key)} was stored with "
-                f"{'no' if stored is None else stored.size} bytes, not {size}",
-                hint="it was deleted again; the store does not keep what it is given",
-            )
-
-    # -- s3fs ------------------------------------------------------------------------
-
-    @property
-    def _extra(self) -> dict[str, Any]:
-        extra: dict[str, Any] = self.config.options.s3_additional_kwargs
-        return extra
+        head = self._head(key)
+        if head is not None and head["ContentLength"] == size:
+            return
+        self.delete([key])
+        raise IntegrityError(
+            f"{self._name(key)} was stored with "
+            f"{'no' if head is None else head['ContentLength']} bytes, not {size}",
+            hint="it was deleted again; the store does not keep what it is given",
+        )
 
     def _name(self, key: str) -> str:
         return f"s3://{self._bucket}/{self._base}{check_key(key)}"
 
     def _call(self, method: str, key: str, **arguments: Any) -> Any:
-        return self._ask(method, self._name(key), Key=self._base + key, **arguments)
-
-    def _ask(self, method: str, name: str, **arguments: Any) -> Any:
-        with _translated(name):
-            return self._run(self._fs._call_s3, method, Bucket=self._bucket, **arguments)  # noqa: SLF001  # call_s3 is this behind a wrapper
-
-    def _run(self, action: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        from fsspec.asyn import sync
-
-        return sync(self._fs.loop, action, *arguments, **named)
-
-    @property
-    def _fs(self) -> Any:
-        with self._lock:
-            if self._made is None:
-                with _translated(self.root):
-                    self._made = _file_system(self.config.options)
-            return self._made
-
-
-class _RangeError(StorageError):
-    """The range starts beyond the end of the object."""
+        return self._api.ask(method, self._name(key), Key=self._base + key, **arguments)
 
 
 def _file_system(options: S3Options) -> Any:
-    try:
-        import s3fs
-    except ImportError as error:
-        raise MissingExtraError(
-            "S3 needs s3fs, which is not installed", hint="pip install 'model-manager[s3]'"
-        ) from error
     client = dict(options.client_kwargs)
     if options.region is not None:
         client["region_name"] = options.region
-    config = {
-        "retries": {"max_attempts": 1, "mode": "standard"},
-        "connect_timeout": 10,
-        "read_timeout": 60,
-        "max_pool_connections": 64,
-        **options.config_kwargs,
-    }
-    system = s3fs.S3FileSystem(
+    return make_file_system(
         anon=options.anon,
         key=_plain(options.key),
         secret=_plain(options.secret),
@@ -334,12 +328,31 @@ def _file_system(options: S3Options) -> Any:
         profile=options.profile,
         endpoint_url=options.endpoint_url,
         client_kwargs=client,
-        config_kwargs=config,
-        use_listings_cache=False,
-        skip_instance_cache=True,
+        config_kwargs=options.config_kwargs,
     )
-    system.retries = 1
-    return system
+
+
+def _md5(data: Buffer) -> Any:
+    """S3's own checksum of a part; against accidents, not against forgery."""
+    return hashlib.md5(data, usedforsecurity=False)
+
+
+def _holds_other_bytes(answer: Mapping[str, Any], md5: Any) -> bool:
+    """Whether the ETag is the md5 of other bytes; with keys of KMS or the customer it is none."""
+    etag = _MD5.fullmatch(answer.get("ETag", ""))
+    encrypted = answer.get("ServerSideEncryption") not in (None, "AES256")
+    if etag is None or encrypted or "SSECustomerAlgorithm" in answer:
+        return False
+    return etag[1] != str(md5.hexdigest())
+
+
+def _etag_of(parts: Sequence[_Part]) -> str | None:
+    """The ETag of an upload of `parts`, where theirs are md5 sums."""
+    found = [_MD5.fullmatch(part["ETag"]) for part in parts]
+    sums = [bytes.fromhex(match[1]) for match in found if match]
+    if len(sums) != len(parts):
+        return None
+    return f"{_md5(b''.join(sums)).hexdigest()}-{len(parts)}"
 
 
 def _utc(moment: datetime) -> datetime:
@@ -348,56 +361,3 @@ def _utc(moment: datetime) -> datetime:
 
 def _plain(secret: SecretStr | None) -> str | None:
     return None if secret is None else secret.get_secret_value()
-
-
-@contextmanager
-def _translated(name: str) -> Iterator[None]:
-    """Turn the errors of s3fs, botocore and aiohttp into ours."""
-    try:
-        yield
-    except (MMError, GeneratorExit):
-        raise
-    except Exception as error:
-        raise _translate(error, name) from error
-
-
-def _translate(error: Exception, name: str) -> MMError:
-    response = _response(error)
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    code = response.get("Error", {}).get("Code", "")
-    what = f"{name}: {redact(str(error)) or type(error).__name__}"
-    if type(error).__name__ in _NO_CREDENTIALS or isinstance(error, PermissionError):
-        return AuthError(what, hint=_HOW_TO_SIGN_IN)
-    if status is None:
-        return _without_status(error, what)
-    if code == "NoSuchBucket":
-        return NotFoundError(f"{name}: there is no such bucket", hint="make the bucket first")
-    by_status: dict[int, Callable[[], MMError]] = {
-        401: lambda: AuthError(what, hint=_HOW_TO_SIGN_IN),
-        403: lambda: AuthError(what, hint=_HOW_TO_SIGN_IN),
-        404: lambda: NotFoundError(f"{name} is not there"),
-        412: lambda: AlreadyExistsError(f"{name} exists"),
-        416: lambda: _RangeError(what),
-    }
-    if status in by_status:
-        return by_status[status]()
-    return TransientError(what) if status in _PASSING or status >= 500 else StorageError(what)
-
-
-def _without_status(error: Exception, what: str) -> MMError:
-    """No answer came: what is left is the connection, or a call that makes no sense."""
-    if isinstance(error, FileNotFoundError):
-        return NotFoundError(what)
-    if type(error).__name__ in ("ParamValidationError", "ValueError", "TypeError"):
-        return StorageError(what)
-    return TransientError(what, hint="look at the connection, and at the endpoint if it is set")
-
-
-def _response(error: BaseException | None) -> Mapping[str, Any]:
-    """Botocore's answer, wherever in the chain of causes it is; errors themselves may lie."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        if isinstance(response, dict):
-            return response
-        error = error.__cause__
-    return {}
