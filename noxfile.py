@@ -29,6 +29,14 @@ def _runs(version: str) -> bool:
 
 
 PYTHONS = [v for v in ("3.10", "3.11", "3.12", "3.13", "3.14") if v == THIS or _runs(v)]
+UNIT = [
+    "hypothesis>=6.100",
+    "jsonschema>=4.20",
+    "pytest>=8.3",
+    "pytest-asyncio>=0.25",
+    "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
+]
 OTHERS = [version for version in PYTHONS if version != THIS]
 
 nox.options.sessions = [
@@ -36,7 +44,6 @@ nox.options.sessions = [
     "types",
     *(f"unit-{version}" for version in OTHERS),
     "examples",
-    "docs",
     f"tests-{THIS}",
 ]
 
@@ -74,9 +81,8 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def unit(session: nox.Session) -> None:
     """The tests that need no server, with no more installed than they need."""
-    session.install("-e", ".", "pytest>=8.3", "pytest-asyncio>=0.25", "pytest-timeout>=2.3")
-    session.install("hypothesis>=6.100", "jsonschema>=4.20")
-    session.run("pytest", "-m", "unit", "tests/unit", *session.posargs)
+    session.install("-e", ".", *UNIT)
+    session.run("pytest", "-m", "unit", "--numprocesses=auto", "tests/unit", *session.posargs)
 
 
 @nox.session

@@ -118,24 +118,24 @@ def test_a_second_pull_fetches_nothing(hub, backend):
     assert len(mm_json("list", "--backend", backend)["models"]) == 2
 
 
-def test_dry_run_writes_nothing(hub, backend):
+def test_dry_run_writes_nothing(hub, local):
     """-n prints the plan; the backend is as empty as before."""
     hub.add_repo("org/name", files=FILES)
-    plan = mm_json("pull", "hf://org/name", "--to", backend, "-n")
+    plan = mm_json("pull", "hf://org/name", "--to", local, "-n")
     assert plan["plan"]["fetch_bytes"] == sum(map(len, FILES.values()))
-    assert stored_files(backend, "") == {}
+    assert stored_files(local, "") == {}
 
 
-def test_patterns_choose_files(hub, backend):
+def test_patterns_choose_files(hub, local):
     """--include and --exclude are globs over whole paths; the same version whole is another."""
     commit = hub.add_repo("org/name", files=FILES)
-    arguments = ("pull", "hf://org/name", "--to", backend, "--include", "*.json")
+    arguments = ("pull", "hf://org/name", "--to", local, "--include", "*.json")
     mm(*arguments, "--include", "*.md", "--exclude", "README*")
-    assert list(stored_files(backend)) == [f"models/org/name/{commit}/config.json"]
-    error = mm_json("pull", "hf://org/name", "--to", backend, check=8)["error"]
+    assert list(stored_files(local)) == [f"models/org/name/{commit}/config.json"]
+    error = mm_json("pull", "hf://org/name", "--to", local, check=8)["error"]
     assert error["code"] == "conflict"
     assert "--version" in error["hint"]
-    mm("pull", "hf://org/name", "--to", backend, "--version", "whole")
+    mm("pull", "hf://org/name", "--to", local, "--version", "whole")
 
 
 def test_wrong_bytes_are_never_offered(hub, backend):
@@ -175,12 +175,12 @@ def test_passing_faults_are_passed(hub, local, fault, words):
 
 
 @pytest.mark.parametrize("path", ["../escape.txt", "C:\\x", "/etc/evil", "a/../../b"])
-def test_evil_paths_are_refused(hub, backend, path):
+def test_evil_paths_are_refused(hub, local, path):
     """A repository that lists such a path: an error that names it, and nothing written."""
     hub.add_repo("org/name", files=FILES, raw_tree_paths=(path,))
-    error = mm_json("pull", "hf://org/name", "--to", backend, check=2)["error"]
+    error = mm_json("pull", "hf://org/name", "--to", local, check=2)["error"]
     assert repr(path)[1:-1] in error["message"]
-    assert stored_files(backend, "") == {}
+    assert stored_files(local, "") == {}
 
 
 def test_gated_and_private(hub, local):
@@ -237,30 +237,30 @@ def test_offline_asks_nobody(hub, local):
     assert len(hub.requests) == 0
 
 
-def test_push_twice_and_change(backend, tmp_path):
+def test_push_twice_and_change(local, tmp_path):
     """A pushed folder is named by its content; a version never changes under its name."""
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "w.bin").write_bytes(b"1234")
-    first = mm_json("push", str(folder), "team/mine", "--to", backend)
-    again = mm_json("push", str(folder), "team/mine", "--to", backend)
+    first = mm_json("push", str(folder), "team/mine", "--to", local)
+    again = mm_json("push", str(folder), "team/mine", "--to", local)
     assert first["entry"]["version"] == again["entry"]["version"]
     assert again["fetched_bytes"] == 0
-    mm("push", str(folder), "team/mine", "--to", backend, "--version", "1.0")
+    mm("push", str(folder), "team/mine", "--to", local, "--version", "1.0")
     (folder / "w.bin").write_bytes(b"5678")
-    mm("push", str(folder), "team/mine", "--to", backend, "--version", "1.0", check=8)
-    mm("push", str(folder), "team/mine", "--to", backend)
-    assert len(mm_json("list", "--backend", backend)["models"]) == 3
+    mm("push", str(folder), "team/mine", "--to", local, "--version", "1.0", check=8)
+    mm("push", str(folder), "team/mine", "--to", local)
+    assert len(mm_json("list", "--backend", local)["models"]) == 3
 
 
-def test_removed_is_not_offered_and_can_come_back(hub, backend):
+def test_removed_is_not_offered_and_can_come_back(hub, local):
     """rm takes a version out of use; pulling it again makes it AVAILABLE from the files there."""
     hub.add_repo("org/name", files=FILES)
-    mm("pull", "hf://org/name", "--to", backend, "--alias", "prod")
-    mm("rm", "org/name", "--backend", backend, "--yes")
-    assert mm_json("list", "--backend", backend)["models"] == []
-    mm("get", "org/name:prod", "--backend", backend, check=3)
-    back = mm_json("pull", "hf://org/name", "--to", backend)
+    mm("pull", "hf://org/name", "--to", local, "--alias", "prod")
+    mm("rm", "org/name", "--backend", local, "--yes")
+    assert mm_json("list", "--backend", local)["models"] == []
+    mm("get", "org/name:prod", "--backend", local, check=3)
+    back = mm_json("pull", "hf://org/name", "--to", local)
     assert back["fetched_bytes"] == 0
     assert back["present_bytes"] == sum(map(len, FILES.values()))
 
