@@ -7,9 +7,11 @@ the others.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nox
 
@@ -20,6 +22,13 @@ nox.options.error_on_missing_interpreters = True
 THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
+def _add_pyenv() -> None:
+    """Let the Pythons of pyenv be found without ``pyenv global``: its shims refuse the others."""
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    folders = [str(path) for path in sorted(root.glob("versions/3.1[0-9]*/bin"))]
+    os.environ["PATH"] = os.pathsep.join([*folders, os.environ["PATH"]])
+
+
 def _runs(version: str) -> bool:
     path = shutil.which(f"python{version}")
     return (
@@ -28,6 +37,7 @@ def _runs(version: str) -> bool:
     )
 
 
+_add_pyenv()
 PYTHONS = [v for v in ("3.10", "3.11", "3.12", "3.13", "3.14") if v == THIS or _runs(v)]
 UNIT = [
     "hypothesis>=6.100",
