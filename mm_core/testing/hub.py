@@ -30,8 +30,10 @@ CHUNK = 1 << 20
 class Fault:
     """One way to fail: for files that match `pattern` (a glob over whole paths), `times` times.
 
-    `kind` is ``cut`` (the connection ends after `after_bytes` of the body),
-    ``corrupt`` (the right size and wrong bytes), ``stall`` (no byte after
+    A `pattern` that starts with ``/api/`` is for the routes of the API, by
+    status only. `kind` is ``cut`` (the connection ends after `after_bytes` of the body),
+    ``corrupt`` (the right size and wrong bytes), ``truncate`` (`after_bytes` bytes
+    as if they were all), ``stall`` (no byte after
     `after_bytes` until the server closes), ``ignore-range`` (200 with the whole
     file), ``wrong-range`` (206 with another Content-Range), ``redirect`` (302 to
     the second origin), or a status such as ``503``, ``429``, ``403``.
@@ -42,6 +44,23 @@ class Fault:
     times: int = 1
     after_bytes: int = 0
     retry_after: float | None = None
+
+
+class Zeros:
+    """A file of `size` zero bytes that takes no memory, with a sha256 that is made up."""
+
+    def __init__(self, size: int, sha256: str = "0" * 64) -> None:
+        self.size = size
+        self.sha256 = sha256
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, part: slice) -> Zeros:
+        return Zeros(len(range(*part.indices(self.size))), self.sha256)
+
+    def __bytes__(self) -> bytes:
+        return bytes(self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +85,14 @@ class _Repo:
     pipeline_tag: str | None
     license: str | None
     raw_tree_paths: tuple[str, ...]
-    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    commits: dict[str, dict[str, bytes | Zeros]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
     xet: dict[str, str] = field(default_factory=dict)
 
     def resolve(self, revision: str) -> str | None:
-        return self.refs.get(revision) or (revision if revision in self.commits else None)
+        named = self.refs.get(revision) or self.tags.get(revision)
+        return named or (revision if revision in self.commits else None)
 
 
 class HubServer:
@@ -79,15 +100,20 @@ class HubServer:
 
     `page_size` is how many entries a page of the tree has. `xet` names a folder
     for a content store: large files are then also offered by the Xet protocol
-    (needs hf_xet). `requests` is the log; `faults` may be changed at any time.
+    (needs hf_xet). With `redirect_lfs` they are sent by a second origin, as the
+    Hub's are. `requests` is the log; `faults` may be changed at any time.
     """
 
-    def __init__(self, *, page_size: int = 1000, xet: Path | None = None) -> None:
+    def __init__(
+        self, *, page_size: int = 1000, xet: Path | None = None, redirect_lfs: bool = False
+    ) -> None:
         self.page_size = page_size
+        self.redirect_lfs = redirect_lfs
         self.xet_folder = xet
         self.repos: dict[str, _Repo] = {}
         self.requests: list[Logged] = []
         self.faults: list[Fault] = []
+        self._digests: dict[bytes, str] = {}
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         self.closing = threading.Event()
@@ -122,10 +148,11 @@ class HubServer:
     def add_repo(
         self,
         name: str,
-        files: Mapping[str, bytes] | None = None,
+        files: Mapping[str, bytes | Zeros] | None = None,
         *,
         folder: Path | None = None,
         revision: str = "main",
+        tags: tuple[str, ...] = (),
         pipeline_tag: str | None = None,
         license: str | None = None,
         gated: bool = False,
@@ -135,20 +162,23 @@ class HubServer:
     ) -> str:
         """Commit `files` (or all of `folder`) to a branch; return the commit, 40 hex digits.
 
-        The commit depends on the content alone. `raw_tree_paths` are listed in
-        the tree as they stand, for servers that lie.
+        The commit depends on the content alone; `tags` are moved to it.
+        `raw_tree_paths` are listed in the tree as they stand, for servers that lie.
         """
-        content = dict(files or {}) if folder is None else _read_folder(folder)
+        content: dict[str, bytes | Zeros] = dict(files or {})
+        if folder is not None:
+            content |= _read_folder(folder)
         repo = self.repos.setdefault(
             name, _Repo(name, token, gated, private, pipeline_tag, license, raw_tree_paths)
         )
         repo.raw_tree_paths = raw_tree_paths
         digest = hashlib.sha1(name.encode(), usedforsecurity=False)
         for path in sorted(content):
-            digest.update(path.encode() + b"\0" + git_sha1(content[path]).encode())
+            digest.update(path.encode() + b"\0" + self.sha256(content[path]).encode())
         commit = digest.hexdigest()
         repo.commits[commit] = content
         repo.refs[revision] = commit
+        repo.tags |= dict.fromkeys(tags, commit)
         if self.xet_folder is not None:
             self._fill_xet(repo, content)
         return commit
@@ -157,10 +187,20 @@ class HubServer:
         """The next fault for `path` whose kind passes, used up once; None without one."""
         with self._lock:
             for fault in self.faults:
+                if path.startswith("/api/") and not fault.pattern.startswith("/api/"):
+                    continue
                 if fault.times > 0 and kinds(fault.kind) and fnmatch.fnmatch(path, fault.pattern):
                     fault.times -= 1
                     return fault
         return None
+
+    def sha256(self, data: bytes | Zeros) -> str:
+        """The digest of a file, worked out once."""
+        if isinstance(data, Zeros):
+            return data.sha256
+        if data not in self._digests:
+            self._digests[data] = hashlib.sha256(data).hexdigest()
+        return self._digests[data]
 
     def log(self, entry: Logged) -> None:
         """Note one request."""
@@ -179,7 +219,7 @@ class HubServer:
         server.daemon_threads = True
         return server
 
-    def _fill_xet(self, repo: _Repo, content: Mapping[str, bytes]) -> None:
+    def _fill_xet(self, repo: _Repo, content: Mapping[str, bytes | Zeros]) -> None:
         import hf_xet
 
         assert self.xet_folder is not None
@@ -187,17 +227,17 @@ class HubServer:
         session = hf_xet.XetSession()
         with session.new_upload_commit(endpoint=f"local://{self.xet_folder}") as commit:
             handles = {
-                path: commit.start_upload_bytes(data)
+                path: commit.start_upload_bytes(bytes(data))
                 for path, data in content.items()
                 if is_lfs(path)
             }
         for path, handle in handles.items():
-            sha256 = hashlib.sha256(content[path]).hexdigest()
-            repo.xet[sha256] = handle.result().xet_info.hash
+            repo.xet[self.sha256(content[path])] = handle.result().xet_info.hash
 
 
-def git_sha1(data: bytes) -> str:
+def git_sha1(data: bytes | Zeros) -> str:
     """git's name for a blob."""
+    data = bytes(data)
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
@@ -246,6 +286,10 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         self.query = {key: values[-1] for key, values in parse_qs(url.query).items()}
         path = url.path
+        if path.startswith("/api/"):
+            fault = self.hub.take_fault(path, str.isdigit)
+            if fault is not None:
+                return self._fail(fault)
         if path == "/api/whoami-v2":
             return self._whoami()
         if path == "/api/models":
@@ -264,11 +308,9 @@ class _Handler(BaseHTTPRequestHandler):
         if what == "auth-check":
             return self._json({}) if self._may_read(repo) else None
         if what == "refs":
-            branches = [
-                {"name": n, "ref": f"refs/heads/{n}", "targetCommit": c}
-                for n, c in repo.refs.items()
-            ]
-            return self._json({"branches": branches, "tags": [], "converts": []})
+            branches = _refs("heads", repo.refs)
+            tags = _refs("tags", repo.tags)
+            return self._json({"branches": branches, "tags": tags, "converts": []})
         if what.startswith("xet-read-token"):
             return self._xet_token(repo)
         revision, _, folder = tail.partition("/")
@@ -344,11 +386,11 @@ class _Handler(BaseHTTPRequestHandler):
         entries += [self._entry(repo, path, b"raw") for path in repo.raw_tree_paths]
         return entries
 
-    def _entry(self, repo: _Repo, path: str, data: bytes) -> dict[str, Any]:
+    def _entry(self, repo: _Repo, path: str, data: bytes | Zeros) -> dict[str, Any]:
         entry: dict[str, Any] = {"type": "file", "path": path, "size": len(data)}
         if not is_lfs(path):
             return entry | {"oid": git_sha1(data)}
-        sha256 = hashlib.sha256(data).hexdigest()
+        sha256 = self.hub.sha256(data)
         pointer = (
             f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(data)}\n"
         ).encode()
@@ -393,29 +435,37 @@ class _Handler(BaseHTTPRequestHandler):
             return self._error(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": commit})
         headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if is_lfs(path):
-            sha256 = hashlib.sha256(data).hexdigest()
+            sha256 = self.hub.sha256(data)
             headers |= {"X-Linked-Size": str(len(data)), "X-Linked-Etag": f'"{sha256}"'}
             headers |= {"ETag": f'"{sha256}"'}
             if sha256 in repo.xet:
                 route = f"{self.hub.endpoint}/api/models/{name}/xet-read-token/{commit}"
                 headers |= {"X-Xet-Hash": repo.xet[sha256]}
                 headers |= {"Link": f'<{route}>; rel="xet-auth"'}
+            if self.hub.redirect_lfs and self.origin == "hub":
+                return self._elsewhere(headers)
         else:
             headers["ETag"] = f'"{git_sha1(data)}"'
         return self._bytes(path, data, headers)
 
-    def _bytes(self, path: str, data: bytes, headers: dict[str, str]) -> None:
+    def _elsewhere(self, headers: Mapping[str, str]) -> None:
+        target = f"{self.hub.other_origin}{quote(urlsplit(self.path).path)}"
+        self._send(302, b"", {**headers, "Location": target})
+
+    def _fail(self, fault: Fault) -> None:
+        after = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
+        self._error(int(fault.kind), None, "told to fail", after)
+
+    def _bytes(self, path: str, data: bytes | Zeros, headers: dict[str, str]) -> None:
         fault = None
         if self.command == "GET":
             fault = self.hub.take_fault(
                 path, lambda kind: self.origin == "hub" or kind != "redirect"
             )
         if fault is not None and fault.kind.isdigit():
-            after = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
-            return self._error(int(fault.kind), None, "told to fail", after)
+            return self._fail(fault)
         if fault is not None and fault.kind == "redirect":
-            target = f"{self.hub.other_origin}{quote(urlsplit(self.path).path)}"
-            return self._send(302, b"", headers | {"Location": target})
+            return self._elsewhere(headers)
         kind = "" if fault is None else fault.kind
         start, end, status = 0, len(data), 200
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
@@ -429,8 +479,10 @@ class _Handler(BaseHTTPRequestHandler):
             shift = 1 if kind == "wrong-range" else 0
             headers["Content-Range"] = f"bytes {start + shift}-{end - 1 + shift}/{len(data)}"
         body = data[start:end]
-        if kind == "corrupt" and body:
-            body = bytes([body[0] ^ 1]) + body[1:]
+        if kind == "corrupt" and len(body):
+            body = bytes([bytes(body[:1])[0] ^ 1]) + bytes(body[1:])
+        if fault is not None and kind == "truncate":
+            body = body[: fault.after_bytes]
         keep = fault.after_bytes if fault is not None and kind in ("cut", "stall") else None
         return self._send(status, body, headers, keep=keep, stall=kind == "stall")
 
@@ -454,7 +506,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(
         self,
         status: int,
-        body: bytes,
+        body: bytes | Zeros,
         headers: Mapping[str, str],
         *,
         keep: int | None = None,
@@ -470,7 +522,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             sent = body if keep is None else body[:keep]
             for start in range(0, len(sent), CHUNK):
-                self.wfile.write(sent[start : start + CHUNK])
+                self.wfile.write(bytes(sent[start : start + CHUNK]))
             self.wfile.flush()
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
@@ -485,6 +537,13 @@ _DATE = "2026-01-01T00:00:00.000Z"
 
 def _origin(server: ThreadingHTTPServer) -> str:
     return f"http://127.0.0.1:{server.server_address[1]}"
+
+
+def _refs(kind: str, named: Mapping[str, str]) -> list[dict[str, str]]:
+    return [
+        {"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": commit}
+        for name, commit in named.items()
+    ]
 
 
 def _read_folder(folder: Path) -> dict[str, bytes]:
