@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from mm_core import (
     AlreadyExistsError,
     AuthError,
+    Buffer,
     MissingExtraError,
     MMError,
     NotFoundError,
@@ -26,8 +28,9 @@ from mm_core import (
     TransientError,
     redact,
 )
+from mm_plugins.sinks._patience import ATTEMPTS, persist
 
-_PASSING = frozenset({408, 409, 425, 429})
+_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _HOW_TO_SIGN_IN = (
     "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
 )
@@ -63,38 +66,64 @@ class GcsApi:
         name: str,
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-        body: bytes = b"",
+        body: Buffer = b"",
         accept: frozenset[int] = frozenset(),
+        attempts: int = ATTEMPTS,
     ) -> Answer:
         """Send one request; `path` is below the host, or a whole URL of an upload session.
 
         An answer of 2xx, or with a status in `accept`, is returned; others are
-        raised as our errors, about `name`.
+        raised as our errors, about `name`. Asked again after a fault that may
+        pass, unless `attempts` is 1, for what must not be done twice.
         """
-        with translated(name):
-            answer: Answer = self._run(self._whole, method, path, params, headers, body)
-        if 200 <= answer.status < 300 or answer.status in accept:
-            return answer
-        raise error_for(answer.status, answer.body, name)
 
-    def stream(self, path: str, *, name: str, params: Mapping[str, str], range: str | None) -> Any:
-        """Open one GET; None for a range beyond the end. Read it with `next_block`."""
+        def once() -> Answer:
+            with _translated(name):
+                answer: Answer = self._run(self._whole, method, path, params, headers, body)
+            if 200 <= answer.status < 300 or answer.status in accept:
+                return answer
+            raise _error_for(answer.status, answer.headers, answer.body, name)
+
+        return persist(once, attempts=attempts)
+
+    def stream(self, path: str, *, name: str, range: str | None) -> Any:
+        """Open a GET of an object; None for a range beyond its end. Read it with `blocks`."""
         headers = {} if range is None else {"Range": range}
-        with translated(name):
-            response = self._run(self._open, "GET", path, params, headers, b"")
-            if response.status == 416:
-                response.close()
-                return None
-            if response.status >= 300:
-                body = self._run(response.read)
-                raise error_for(response.status, body, name)
-        return response
 
-    def next_block(self, response: Any, size: int, *, name: str) -> bytes:
-        """Up to `size` bytes; none at the end. `TransientError` for a cut."""
-        with translated(name):
-            block: bytes = self._run(_read_block, response, size)
-        return block
+        def once() -> Any:
+            with _translated(name):
+                response = self._run(self._open, "GET", path, {"alt": "media"}, headers, b"")
+                if response.status < 300:
+                    return response
+                body = self._run(_read_all, response)
+            if response.status == 416:
+                return None
+            raise _error_for(response.status, response.headers, body, name)
+
+        return persist(once)
+
+    def blocks(self, response: Any, size: int, name: str) -> Iterator[bytes]:
+        """The body in blocks of up to `size` bytes; `TransientError` for a cut."""
+        try:
+            while True:
+                with _translated(name):
+                    block: bytes = self._run(_read_block, response, size)
+                if not block:
+                    return
+                yield block
+        finally:
+            self._run(_close, response)
+
+    @property
+    def is_googles(self) -> bool:
+        """Whether the server is Google's own, and no emulator."""
+        host = urlsplit(self._fs._location).hostname or ""  # noqa: SLF001  # as below
+        return host == "googleapis.com" or host.endswith(".googleapis.com")
+
+    def close(self) -> None:
+        """Let the connections go; the next call opens new ones."""
+        with self._lock:
+            self._made = None
 
     async def _whole(self, *request: Any) -> Answer:
         response = await self._open(*request)
@@ -109,7 +138,7 @@ class GcsApi:
         path: str,
         params: Mapping[str, str] | None,
         headers: Mapping[str, str] | None,
-        body: bytes,
+        body: Buffer,
     ) -> Any:
         import aiohttp
 
@@ -162,8 +191,7 @@ def make_file_system(*, project: str | None, token: str | None, endpoint_url: st
     )
 
 
-def error_for(status: int, body: bytes, name: str) -> MMError:
-    """The error that an HTTP status of GCS means."""
+def _error_for(status: int, headers: Mapping[str, str], body: bytes, name: str) -> MMError:
     what = f"{name}: GCS answered {status}{_reason(body)}"
     if status == 404:
         return NotFoundError(f"{name} is not there, or its bucket is not")
@@ -171,11 +199,14 @@ def error_for(status: int, body: bytes, name: str) -> MMError:
         return AuthError(what, hint=_HOW_TO_SIGN_IN)
     if status == 412:
         return AlreadyExistsError(f"{name} exists")
-    return TransientError(what) if status in _PASSING or status >= 500 else StorageError(what)
+    if status in _PASSING:
+        after = headers.get("Retry-After", "")
+        return TransientError(what, retry_after=float(after) if after.isdecimal() else None)
+    return StorageError(what)
 
 
 @contextmanager
-def translated(name: str) -> Iterator[None]:
+def _translated(name: str) -> Iterator[None]:
     """Turn what gcsfs, aiohttp and google-auth raise into ours."""
     try:
         yield
@@ -188,6 +219,18 @@ def translated(name: str) -> Iterator[None]:
         if type(error).__name__ in ("ValueError", "TypeError", "InvalidURL"):
             raise StorageError(what) from error
         raise TransientError(what, hint="look at the connection and try again") from error
+
+
+async def _close(response: Any) -> None:
+    response.close()
+
+
+async def _read_all(response: Any) -> bytes:
+    try:
+        body: bytes = await response.read()
+        return body
+    finally:
+        response.release()
 
 
 async def _read_block(response: Any, size: int) -> bytes:

@@ -16,6 +16,7 @@ from mm_core import (
     AlreadyExistsError,
     Buffer,
     ConfigError,
+    InvalidNameError,
     NotFoundError,
     PluginConfig,
     Sink,
@@ -119,32 +120,30 @@ class FsspecSink(Sink):
             raise
 
     def put(self, key: str, data: bytes) -> None:
-        """One write of a small object."""
+        """One request where the store replaces in one; else written beside it and moved."""
         path = self._path(key)
-        self._ask(lambda fs: _prepare(fs, path))
-        self._ask(lambda fs: fs.pipe_file(path, data))
+        if self._protocol in _EXCLUSIVE:
+            self._ask(lambda fs: fs.pipe_file(path, data))
+        else:
+            self.write(key, (data,), size=len(data))
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
-        """Ranged reads of 8 MiB."""
+        """A small object in one request, so that it is of one piece; else blocks of 8 MiB."""
         path = self._path(key)
-        size = self._ask(lambda fs: fs.info(path))["size"]
-        stop = size if end is None else min(end, size)
-        while start < stop:
-            last = min(start + _BLOCK, stop)
-            block = self._ask(partial(_block, path, start, last))
-            if not block:
-                return
-            start += len(block)
-            yield block
+        info = self._info(path)
+        if info is None:
+            raise NotFoundError(f"{self.url(key)} is not there")
+        if start == 0 and end is None and info["size"] <= _BLOCK:
+            yield self._ask(lambda fs: fs.cat_file(path))
+            return
+        stop = info["size"] if end is None else min(end, info["size"])
+        for position in range(start, stop, _BLOCK):
+            yield self._ask(partial(_block, path, position, min(position + _BLOCK, stop)))
 
     def stat(self, key: str) -> StoredObject | None:
         """Size and time as the store says them."""
-        path = self._path(key)
-        try:
-            info = self._ask(lambda fs: fs.info(path))
-        except NotFoundError:
-            return None
-        return self._stored(key, info) if info["type"] == "file" else None
+        info = self._info(self._path(key))
+        return None if info is None else self._stored(key, info)
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Find below the folder of `prefix`, and keep what begins with it."""
@@ -190,11 +189,26 @@ class FsspecSink(Sink):
                 stream.close()
         return count
 
+    def _info(self, path: str) -> dict[str, Any] | None:
+        """What the store says of a file; None where there is none, or something else."""
+        try:
+            info: dict[str, Any] = self._ask(lambda fs: fs.info(path))
+        except NotFoundError:
+            return None
+        except StorageError as error:
+            if isinstance(error.__cause__, NotADirectoryError):
+                return None
+            raise
+        return info if info["type"] == "file" else None
+
     def _remove(self, path: str) -> None:
         try:
             self._ask(lambda fs: fs.rm_file(path))
         except NotFoundError:
             return
+        except StorageError as error:
+            if not isinstance(error.__cause__, IsADirectoryError | NotADirectoryError):
+                raise
 
     def _stored(self, key: str, info: dict[str, Any]) -> StoredObject:
         moment = info.get("LastModified") or info.get("last_modified") or info.get("mtime")
@@ -202,6 +216,8 @@ class FsspecSink(Sink):
         return StoredObject(key=key, size=int(info["size"]), modified=_as_time(moment))
 
     def _path(self, key: str) -> str:
+        if "?versionId=" in key:  # s3fs cuts the key there
+            raise InvalidNameError(f"key {key!r} would be read as the version of another")
         return f"{self._base}/{check_key(key)}"
 
     @property

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import secrets
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
+from itertools import chain
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -17,22 +18,22 @@ from mm_core import (
     Buffer,
     ConfigError,
     IntegrityError,
-    MMError,
     PluginConfig,
     Sink,
+    SourceChangedError,
     StoredObject,
-    TransientError,
     hookimpl,
     redact,
 )
 from mm_plugins.sinks._gcs_api import GcsApi, make_file_system
+from mm_plugins.sinks._gcs_upload import ResumableUpload, in_base64
 from mm_plugins.sinks._keys import check_key, check_prefix, check_size
 from mm_plugins.sinks._parts import MIN_PART, Parts
+from mm_plugins.sinks._patience import ATTEMPTS, read_on
 
 _READ = 4 << 20
 _NOT_THERE = frozenset({404})
-_GO_ON = frozenset({308})
-_CLOSED = frozenset({404, 410, 499})
+_DELETERS = 16
 
 
 @hookimpl
@@ -58,10 +59,10 @@ class GcsSink(Sink):
     """A prefix in a bucket. Objects appear whole, when their upload ends.
 
     Exclusive create is ``ifGenerationMatch=0`` on one request. Memory for each
-    write is one chunk of 16 MiB. GCS answers each upload with the size and md5 of
-    what it stored; where these are not those of what was sent, the object is
-    deleted again. Between the two it was visible, which no condition of GCS can
-    prevent for a stream whose hash is known only at its end.
+    write is two parts of 8 MiB. The md5 goes with each upload, in a stream's last
+    request, so that GCS itself refuses other bytes and they never become visible.
+    Servers that ignore it (emulators do) tell the md5 of what they stored; where
+    it is another, the object is deleted again, having been visible for a moment.
     """
 
     type = "gcs"
@@ -92,44 +93,58 @@ class GcsSink(Sink):
 
     def write(self, key: str, chunks: Iterable[Buffer], *, size: int | None) -> None:
         """One request for what fits a chunk, else a resumable upload, cancelled on any error."""
+        check_key(key)
         parts = Parts(chunks, MIN_PART)
         first = next(parts)
         if parts.ended:
-            check_size(key, len(first), size)
-            self._upload(key, bytes(first))
+            check_size(key, parts.count, size)
+            self.put(key, first)
             return
-        session = self._begin(key)
+        every = chain((first,), parts)
+        del first
+        upload, md5 = self._begin(key), _md5(b"")
+        stored: dict[str, Any] = {}
         try:
-            stored = self._send(key, session, first, parts, size)
+            for part in every:
+                md5.update(part)
+                if not parts.ended:
+                    upload.append(part)
+                    continue
+                check_size(key, parts.count, size)
+                stored = upload.finish(part, md5)
         except BaseException:
-            self._cancel(key, session)
+            upload.cancel()
             raise
-        self._check_stored(key, stored, stored["sent_size"], stored["sent_md5"])
+        self._check_stored(key, stored, parts.count, md5)
 
     def create(self, key: str, data: bytes) -> None:
-        """One upload with ``ifGenerationMatch=0``."""
-        self._upload(key, data, ifGenerationMatch="0")
+        """One upload with ``ifGenerationMatch=0``, sent once: a repetition could meet itself."""
+        self._upload(key, data, attempts=1, ifGenerationMatch="0")
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: Buffer) -> None:
         """One upload."""
         self._upload(key, data)
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
-        """One GET, read in blocks of 4 MiB."""
-        if end is not None and start >= end:
-            return
-        wanted = f"bytes={start}-{'' if end is None else end - 1}" if start or end else None
-        name = self._name(key)
-        response = self._api.stream(
-            self._path(key), name=name, params={"alt": "media"}, range=wanted
-        )
-        if response is None:
-            return
-        try:
-            while block := self._api.next_block(response, _READ, name=name):
-                yield block
-        finally:
-            response.close()
+        """One GET, read in blocks of 4 MiB; after a cut, another for the rest of the same bytes."""
+        name, path, generations = self._name(key), self._path(key), set[str]()
+
+        def open_at(position: int) -> Iterator[bytes]:
+            if end is not None and position >= end:
+                return
+            wanted = f"bytes={position}-{'' if end is None else end - 1}"
+            answer = self._api.stream(
+                path, name=name, range=wanted if position or end is not None else None
+            )
+            if answer is None:
+                return
+            generations.add(answer.headers.get("x-goog-generation", ""))
+            if len(generations) > 1:
+                answer.close()
+                raise SourceChangedError(f"{name} was replaced while it was read")
+            yield from self._api.blocks(answer, _READ, name)
+
+        return read_on(open_at, start)
 
     def stat(self, key: str) -> StoredObject | None:
         """One request for the object's metadata."""
@@ -138,14 +153,16 @@ class GcsSink(Sink):
         return None if answer.status == 404 else _stored(key, answer.json())
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Pages of 1,000, always asked anew."""
+        """Pages of 1,000, always asked anew. Folder markers, which end in a slash, are left out."""
         params = {"prefix": self._base + check_prefix(prefix), "maxResults": "1000"}
         while True:
             page = self._api.ask(
                 "GET", f"/storage/v1/b/{self._bucket}/o", name=self.root, params=params
             ).json()
             for found in page.get("items", ()):
-                yield _stored(found["name"][len(self._base) :], found)
+                key = found["name"][len(self._base) :]
+                if key and not key.endswith("/"):
+                    yield _stored(key, found)
             if "nextPageToken" not in page:
                 return
             params["pageToken"] = page["nextPageToken"]
@@ -162,18 +179,19 @@ class GcsSink(Sink):
             params["rewriteToken"] = answer["rewriteToken"]
 
     def delete(self, keys: Iterable[str]) -> None:
-        """One request for each."""
-        for key in keys:
-            self._api.ask("DELETE", self._path(key), name=self._name(key), accept=_NOT_THERE)
+        """One request for each, several at a time."""
+        paths = {self._name(key): self._path(key) for key in keys}
+        with ThreadPoolExecutor(min(len(paths), _DELETERS) or 1) as pool:
+            list(pool.map(self._delete, paths.items()))
 
     def url(self, key: str) -> str:
         """``gs://bucket/prefix/key``."""
         return self._name(key)
 
-    def _upload(self, key: str, data: bytes, **condition: str) -> None:
+    def _upload(self, key: str, data: Buffer, attempts: int = ATTEMPTS, **condition: str) -> None:
         """One multipart request, which names the md5 so that GCS refuses other bytes."""
-        md5 = _md5(data).digest()
-        facts = {"name": self._base + key, "md5Hash": base64.b64encode(md5).decode()}
+        md5 = _md5(data)
+        facts = {"name": self._base + key, "md5Hash": in_base64(md5)}
         boundary = secrets.token_hex(16)
         answer = self._api.ask(
             "POST",
@@ -182,10 +200,11 @@ class GcsSink(Sink):
             params={"uploadType": "multipart", **condition},
             headers={"Content-Type": f"multipart/related; boundary={boundary}"},
             body=_related(boundary, json.dumps(facts).encode(), data),
+            attempts=attempts,
         )
-        self._check_stored(key, answer.json(), len(data), md5)
+        self._check_stored(key, answer.json(), len(data), md5, created=bool(condition))
 
-    def _begin(self, key: str) -> str:
+    def _begin(self, key: str) -> ResumableUpload:
         answer = self._api.ask(
             "POST",
             f"/upload/storage/v1/b/{self._bucket}/o",
@@ -193,56 +212,27 @@ class GcsSink(Sink):
             params={"uploadType": "resumable", "name": self._base + key},
             headers={"X-Upload-Content-Type": "application/octet-stream"},
         )
-        return str(answer.headers["Location"])
+        url = str(answer.headers["Location"])
+        return ResumableUpload(self._api, url, name=self._name(key), asks=self._api.is_googles)
 
-    def _send(
-        self, key: str, session: str, first: bytearray, parts: Parts, size: int | None
-    ) -> dict[str, Any]:
-        """Send all parts; what the store says of the object, and what was sent."""
-        md5, sent = _md5(b""), 0
-        part: bytearray | None = first
-        while part is not None:
-            md5.update(part)
-            end = sent + len(part)
-            following = next(parts, None)
-            if following is None:
-                check_size(key, parts.count, size)
-            total = "*" if following is not None else str(end)
-            span = f"{sent}-{end - 1}" if part else "*"
-            answer = self._api.ask(
-                "PUT",
-                session,
-                name=self._name(key),
-                headers={"Content-Range": f"bytes {span}/{total}"},
-                body=bytes(part),
-                accept=_GO_ON,
-            )
-            if following is not None:
-                self._check_progress(key, answer.headers.get("Range"), end)
-            sent, part = end, following
-        stored: dict[str, Any] = answer.json()
-        return {**stored, "sent_size": sent, "sent_md5": md5.digest()}
-
-    def _check_progress(self, key: str, kept: str | None, end: int) -> None:
-        """A store that kept another number of bytes than were sent would mix them up."""
-        if kept is not None and kept.rpartition("-")[2] != str(end - 1):
-            raise TransientError(f"{self._name(key)}: GCS kept {kept} of {end} bytes")
-
-    def _cancel(self, key: str, session: str) -> None:
-        try:
-            self._api.ask("DELETE", session, name=self._name(key), accept=_CLOSED)
-        except MMError:
-            return  # the first error is the one to tell; GCS forgets the session by itself
-
-    def _check_stored(self, key: str, stored: dict[str, Any], size: int, md5: bytes) -> None:
-        said = stored.get("md5Hash")
-        if int(stored.get("size", -1)) == size and said in (None, base64.b64encode(md5).decode()):
+    def _check_stored(
+        self, key: str, stored: dict[str, Any], size: int, md5: Any, *, created: bool = False
+    ) -> None:
+        """Compare; wrong bytes are deleted, unless others may have seen them under a new name."""
+        if int(stored.get("size", -1)) == size and stored.get("md5Hash") in (None, in_base64(md5)):
             return
-        self.delete([key])
+        if not created:
+            self.delete([key])
         raise IntegrityError(
-            f"{self._name(key)}: GCS stored other bytes than were sent",
-            hint="the object was deleted again; try once more",
+            f"{self._name(key)}: GCS stored other bytes than were sent", hint="try once more"
         )
+
+    def _delete(self, item: tuple[str, str]) -> None:
+        self._api.ask("DELETE", item[1], name=item[0], accept=_NOT_THERE)
+
+    def close(self) -> None:
+        """Let the connections go."""
+        self._api.close()
 
     def _name(self, key: str) -> str:
         return f"gs://{self._bucket}/{self._base}{check_key(key)}"
@@ -259,12 +249,12 @@ class GcsSink(Sink):
         )
 
 
-def _md5(data: bytes) -> Any:
+def _md5(data: Buffer) -> Any:
     """GCS's own checksum of an object; against accidents, not against forgery."""
     return hashlib.md5(data, usedforsecurity=False)
 
 
-def _related(boundary: str, facts: bytes, data: bytes) -> bytes:
+def _related(boundary: str, facts: bytes, data: Buffer) -> bytes:
     """The two parts of a simple upload (RFC 2387); a random boundary is in no data."""
     line = f"--{boundary}".encode()
     return b"\r\n".join(
