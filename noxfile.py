@@ -70,7 +70,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Strict static types on both packages."""
-    session.install("-e", ".", "mypy>=1.13", "types-PyYAML>=6.0")
+    session.install("-e", ".", "mypy>=1.13", "types-PyYAML>=6.0", "pytest>=8.3")
     session.run("mypy")
 
 
@@ -91,7 +91,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def unit(session: nox.Session) -> None:
     """The tests that need no server, with no more installed than they need."""
-    session.install("-e", ".", *UNIT)
+    session.install("-e", ".[cli]", *UNIT)
     session.run("pytest", "-m", "unit", "--numprocesses=auto", "tests/unit", *session.posargs)
 
 
