@@ -39,7 +39,9 @@ def accepted(words: list[str]) -> None:
     command: click.Command = make_app()
     context = command.make_context("mm", words, resilient_parsing=False)
     while isinstance(command, click.Group):
-        _, child, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        named = "_protected_args" if hasattr(context, "_protected_args") else "protected_args"
+        words = [*getattr(context, named), *context.args]
+        _, child, rest = command.resolve_command(context, words)
         assert child is not None
         context = child.make_context(child.name, rest, parent=context)
         command = child
