@@ -143,8 +143,11 @@ class GcsApi:
         import aiohttp
 
         fs = self._fs
-        await fs._set_session()  # noqa: SLF001  # gcsfs has no public way to a raw answer
-        return await fs.session.request(
+        session = await fs._set_session()  # noqa: SLF001  # gcsfs has no public way to a raw answer
+        if hasattr(session, "_retry_connection"):
+            # aiohttp sends a cut PUT again by itself: a part would be appended twice.
+            session._retry_connection = False  # noqa: SLF001  # aiohttp has no public switch
+        return await session.request(
             method,
             path if path.startswith("http") else f"{fs._location}{path}",  # noqa: SLF001  # as above
             params={**self._user_project, **(params or {})},

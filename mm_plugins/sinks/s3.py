@@ -6,6 +6,7 @@ import base64
 import contextlib
 import hashlib
 import re
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr
 
 from mm_core import (
+    AlreadyExistsError,
     AuthError,
     Buffer,
     ConfigError,
@@ -40,6 +42,7 @@ _READ = 4 << 20
 _COPY_LIMIT = 5 << 30
 _COPY_PART = 1 << 30
 _DELETE_LIMIT = 1000
+_MARK = "mm-created-by"
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 
 _Part = dict[str, Any]
@@ -128,8 +131,19 @@ class S3Sink(Sink):
         self._check_stored(key, parts.count)
 
     def create(self, key: str, data: bytes) -> None:
-        """One PUT with ``If-None-Match: *``, sent once: a repetition could meet its own object."""
-        self._put(key, data, attempts=1, IfNoneMatch="*")
+        """One PUT with ``If-None-Match: *``, and a mark of its own in the object's metadata.
+
+        HTTP libraries repeat a PUT whose answer was lost, and then meet their own
+        object. The mark tells whose it is.
+        """
+        mark = secrets.token_hex(16)
+        metadata = {**self._extra.get("Metadata", {}), _MARK: mark}
+        try:
+            self._put(key, data, attempts=1, IfNoneMatch="*", Metadata=metadata)
+        except (AlreadyExistsError, TransientError) as error:
+            head = self._head_after(error, key)
+            if head is None or head.get("Metadata", {}).get(_MARK) != mark:
+                raise
 
     def put(self, key: str, data: Buffer) -> None:
         """One PUT."""
@@ -214,8 +228,7 @@ class S3Sink(Sink):
             key,
             Body=data,
             ContentMD5=base64.b64encode(md5.digest()).decode(),  # S3 refuses other bytes
-            **arguments,
-            **self._extra,
+            **{**self._extra, **arguments},
         )
         if _holds_other_bytes(answer, md5):
             if "IfNoneMatch" not in arguments:
@@ -245,8 +258,8 @@ class S3Sink(Sink):
                     "Parts": [{k: p[k] for k in ("PartNumber", "ETag")} for p in parts]
                 },
             )
-        except TransientError:
-            expected, head = _etag_of(parts), self._head(key)
+        except TransientError as error:
+            expected, head = _etag_of(parts), self._head_after(error, key)
             if expected is None or head is None or head["ETag"].strip('"') != expected:
                 raise
 
@@ -255,8 +268,7 @@ class S3Sink(Sink):
             answer = self._call(
                 "upload_part", key, attempts=1, UploadId=upload, PartNumber=number, Body=part
             )
-            # A checksum in the answer says that S3 has compared it itself.
-            if "ChecksumCRC32" not in answer and _holds_other_bytes(answer, _md5(part)):
+            if _holds_other_bytes(answer, _md5(part)):
                 raise TransientError(f"{self._name(key)}: part {number} was damaged on its way")
             return {"PartNumber": number, "ETag": answer["ETag"]}
 
@@ -297,6 +309,13 @@ class S3Sink(Sink):
         except NotFoundError:
             return None
         return head
+
+    def _head_after(self, error: MMError, key: str) -> Mapping[str, Any] | None:
+        """What stands there after `error`, which stays the one to tell."""
+        try:
+            return self._head(key)
+        except MMError:
+            raise error from None
 
     def _check_stored(self, key: str, size: int) -> None:
         head = self._head(key)
