@@ -92,6 +92,21 @@ class HttpClient:
         with self._open(method, target, headers) as (response, url):
             return Head(url=url, status=response.status, headers=_lower(response))
 
+    def get(self, target: Target, *, limit: int) -> tuple[Head, bytes]:
+        """A small document, whole, and its headers. Refusals are raised.
+
+        Raises `StorageError` for one of more than `limit` bytes.
+        """
+        with self._open("GET", target, {}) as (response, url):
+            if response.status != 200:
+                raise self._refusal(response, target, url)
+            body = bytearray()
+            for data in response.stream(BUFFER_SIZE, decode_content=False):
+                body += data
+                if len(body) > limit:
+                    raise StorageError(f"{redact_url(url)} answered more than {limit} bytes")
+            return Head(url=url, status=response.status, headers=_lower(response)), bytes(body)
+
     def read(self, target: Target, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
         """The bytes ``[start, end)`` of the entity, in buffers of at most `BUFFER_SIZE`.
 
@@ -146,7 +161,7 @@ class HttpClient:
 
     def _refusal(self, response: BaseHTTPResponse, target: Target, url: str) -> MMError:
         headers = _lower(response)
-        if not _same(url, target.url):
+        if not same_origin(url, target.url):
             return error_for(response.status, headers, url, moved=True)
         explained = target.explain(response.status, headers) if target.explain else None
         return explained or error_for(response.status, headers, url)
@@ -201,7 +216,7 @@ class HttpClient:
                 return response, url
             _skip_body(response)
             came_from, url = url, _next(url, location)
-            theirs = theirs if _same(came_from, url) else {}
+            theirs = theirs if same_origin(came_from, url) else {}
         raise StorageError(f"{redact_url(target.url)} redirects more than {MAX_REDIRECTS} times")
 
     def _pool(self, url: str) -> PoolManager:
@@ -356,7 +371,8 @@ def _next(url: str, location: str) -> str:
     return target
 
 
-def _same(one: str, other: str) -> bool:
+def same_origin(one: str, other: str) -> bool:
+    """Whether two URLs have the same scheme, host and port."""
     return _origin(one) == _origin(other)
 
 

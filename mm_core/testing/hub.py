@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -85,6 +85,7 @@ class _Repo:
     pipeline_tag: str | None
     license: str | None
     raw_tree_paths: tuple[str, ...]
+    card: Mapping[str, Any]
     commits: dict[str, dict[str, bytes | Zeros]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -98,7 +99,8 @@ class _Repo:
 class HubServer:
     """A Hub on ``127.0.0.1``, as a context manager. `endpoint` is what HF_ENDPOINT takes.
 
-    `page_size` is how many entries a page of the tree has. `xet` names a folder
+    `page_size` is how many entries a page of the tree has, and `page_origin` where the
+    next one is said to be. `xet` names a folder
     for a content store: large files are then also offered by the Xet protocol
     (needs hf_xet). With `redirect_lfs` they are sent by a second origin, as the
     Hub's are. `requests` is the log; `faults` may be changed at any time.
@@ -118,6 +120,7 @@ class HubServer:
         self._arrived = threading.Condition(self._lock)
         self.closing = threading.Event()
         self._servers = [self._server("hub"), self._server("other")]
+        self.page_origin = self.endpoint
 
     @property
     def endpoint(self) -> str:
@@ -159,17 +162,20 @@ class HubServer:
         private: bool = False,
         token: str | None = None,
         raw_tree_paths: tuple[str, ...] = (),
+        card: Mapping[str, Any] | None = None,
     ) -> str:
         """Commit `files` (or all of `folder`) to a branch; return the commit, 40 hex digits.
 
-        The commit depends on the content alone; `tags` are moved to it.
+        The commit depends on the content alone; `tags` are moved to it. `card`
+        is what the model's card states beside the licence.
         `raw_tree_paths` are listed in the tree as they stand, for servers that lie.
         """
         content: dict[str, bytes | Zeros] = dict(files or {})
         if folder is not None:
             content |= _read_folder(folder)
         repo = self.repos.setdefault(
-            name, _Repo(name, token, gated, private, pipeline_tag, license, raw_tree_paths)
+            name,
+            _Repo(name, token, gated, private, pipeline_tag, license, raw_tree_paths, card or {}),
         )
         repo.raw_tree_paths = raw_tree_paths
         digest = hashlib.sha1(name.encode(), usedforsecurity=False)
@@ -374,7 +380,7 @@ class _Handler(BaseHTTPRequestHandler):
             "gated": "manual" if repo.gated else False,
             "pipeline_tag": repo.pipeline_tag,
             "tags": tags,
-            "cardData": {"license": repo.license} if repo.license else {},
+            "cardData": dict(repo.card) | ({"license": repo.license} if repo.license else {}),
             "lastModified": _DATE,
             "createdAt": _DATE,
             "siblings": [{"rfilename": path} for path in repo.commits[commit]],
@@ -410,7 +416,7 @@ class _Handler(BaseHTTPRequestHandler):
         end = start + self.hub.page_size
         headers = {}
         if end < len(entries):
-            base = f"{self.hub.endpoint}{urlsplit(self.path).path}"
+            base = f"{self.hub.page_origin}{urlsplit(self.path).path}"
             query = f"recursive={self.query.get('recursive', 'false')}&cursor={end}"
             headers["Link"] = f'<{base}?{query}>; rel="next"'
         self._json(entries[start:end], headers)
@@ -449,7 +455,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._bytes(path, data, headers)
 
     def _elsewhere(self, headers: Mapping[str, str]) -> None:
-        target = f"{self.hub.other_origin}{quote(urlsplit(self.path).path)}"
+        target = f"{self.hub.other_origin}{urlsplit(self.path).path}"
         self._send(302, b"", {**headers, "Location": target})
 
     def _fail(self, fault: Fault) -> None:

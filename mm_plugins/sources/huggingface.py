@@ -7,12 +7,14 @@ import json
 import math
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urljoin
 
 from pydantic import Field, SecretStr
 
@@ -29,14 +31,16 @@ from mm_core import (
     Request,
     Snapshot,
     Source,
+    StorageError,
     TransientError,
     UsageError,
     check_path,
     hookimpl,
     redact,
+    redact_url,
     remember_secret,
 )
-from mm_plugins.http import HttpClient, Target, retry_after
+from mm_plugins.http import Head, HttpClient, Target, error_for, same_origin
 from mm_plugins.sources._xet import XetReader
 
 T = TypeVar("T")
@@ -46,8 +50,13 @@ RANGE_LIMIT = 8 << 30
 """The most bytes that one request asks for: CDNs refuse answers above 50 GB."""
 
 METADATA_TRIES = 4
+PATIENCE = 60.0
+"""The longest wait, in seconds, before a question about a repository is put again."""
+
+MAX_ENTRIES = 1_000_000
+DOCUMENT_LIMIT = 64 << 20
 FACT_LIMIT = 16_384
-"""The most bytes of card data that are kept."""
+"""The most bytes of card data, and of tags, that are kept."""
 
 _HOW_TO_SIGN_IN = "put an access token into HF_TOKEN, or run `hf auth login`"
 
@@ -99,12 +108,10 @@ class HuggingFaceSource(Source):
         revision = request.revision or revision or "main"
         self._refuse_offline(repo)
         info = self._ask(repo, lambda api: api.model_info(repo, revision=revision))
-        commit = str(info.sha)
+        commit = _commit(repo, info)
         if info.gated:
             self._ask(repo, lambda api: api.auth_check(repo))
-        tree = self._ask(
-            repo, lambda api: list(api.list_repo_tree(repo, recursive=True, revision=commit))
-        )
+        tree = self._tree(repo, commit)
         return Snapshot(
             source=f"hf://{repo}@{commit}",
             revision=commit,
@@ -131,7 +138,7 @@ class HuggingFaceSource(Source):
             headers=self._authorization(),
             size=file.size,
             immutable=True,
-            explain=lambda status, headers: _explain(repo, status, headers),
+            explain=partial(_explain, repo, self._page(repo)),
         )
         for position in range(start, stop, RANGE_LIMIT):
             yield from self._http.read(target, position, min(position + RANGE_LIMIT, stop))
@@ -143,86 +150,148 @@ class HuggingFaceSource(Source):
             self._xet.clear()
 
     def _files(
-        self, repo: str, commit: str, tree: Iterable[Any], request: Request
+        self, repo: str, commit: str, tree: Iterable[Mapping[str, Any]], request: Request
     ) -> Iterator[RemoteFile]:
         for item in tree:
-            if not hasattr(item, "blob_id"):
+            if item.get("type") != "file":
                 continue
-            path = check_path(item.path)
-            if not request.selects(path):
-                continue
-            lfs, extra = item.lfs, {"repo": repo, "commit": commit}
-            if item.xet_hash:
-                extra["xet"] = item.xet_hash
-            yield RemoteFile(
-                path=path,
-                size=item.size if lfs is None else lfs.size,
-                sha256=None if lfs is None else lfs.sha256,
-                git_sha1=item.blob_id if lfs is None else None,
-                extra=extra,
-            )
+            path = check_path(str(item["path"]))
+            if request.selects(path):
+                yield _described(repo, commit, path, item)
 
     # -- talking to the hub ----------------------------------------------------------
 
     def _ask(self, repo: str, question: Callable[[Any], T]) -> T:
-        """Ask the hub's own client, again where that may help; its errors become ours."""
+        """Ask through the hub's own client; its errors become ours."""
         from huggingface_hub import HfApi
 
-        api = HfApi(
-            endpoint=self._endpoint, token=self._token() or False, library_name="model-manager"
+        token = self._token()
+        api = HfApi(endpoint=self._endpoint, token=token or False, library_name="model-manager")
+
+        def ask() -> T:
+            with _translated(repo, self._page(repo), signed_in=token is not None):
+                return question(api)
+
+        return _patiently(ask)
+
+    def _tree(self, repo: str, commit: str) -> list[Mapping[str, Any]]:
+        """All entries of the tree, page by page.
+
+        Read by ourselves: the hub's client waits without a bound where it is
+        told to, and takes the token along to wherever the next page is.
+        """
+        first = f"{self._endpoint}/api/models/{repo}/tree/{commit}?recursive=true"
+        entries: list[Mapping[str, Any]] = []
+        url: str | None = first
+        while url is not None:
+            if not same_origin(first, url) or len(entries) > MAX_ENTRIES:
+                raise StorageError(f"the list of files of {repo} leads astray, or never ends")
+            head, page = _patiently(partial(self._document, repo, url))
+            entries += [_entry(repo, item) for item in page]
+            url = _next_page(head)
+        return entries
+
+    def _document(self, repo: str, url: str) -> tuple[Head, Any]:
+        target = Target(
+            url=url,
+            headers=self._authorization(),
+            explain=partial(_explain, repo, self._page(repo)),
         )
-        for attempt in range(METADATA_TRIES):
-            try:
-                with _translated(repo):
-                    return question(api)
-            except TransientError as error:
-                if attempt + 1 == METADATA_TRIES or isinstance(error, OfflineError):
-                    raise
-                pause = error.retry_after or random.uniform(0, 0.5 * 2**attempt)  # noqa: S311  # jitter
-                if pause > 60:
-                    raise
-                time.sleep(pause)
-        raise AssertionError
+        head, body = self._http.get(target, limit=DOCUMENT_LIMIT)
+        try:
+            return head, json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise _not_understood(repo, error) from error
 
     def _token(self) -> str | None:
-        if self.config.token is not None and self.config.token.get_secret_value():
-            token: str | None = self.config.token.get_secret_value()
+        configured = self.config.token.get_secret_value().strip() if self.config.token else ""
+        if configured:
+            token: str | None = configured
         else:
             from huggingface_hub import get_token
 
             token = get_token()
         if token:
             remember_secret(token)
-        return token
+        return token or None
 
     def _authorization(self) -> dict[str, str]:
         token = self._token()
         return {"Authorization": f"Bearer {token}"} if token else {}
 
+    def _page(self, repo: str) -> str:
+        return f"{self._endpoint}/{repo}"
+
     def _speaks_xet(self) -> bool:
-        return bool(self.config.xet) and importlib.util.find_spec("hf_xet") is not None
+        wanted = bool(self.config.xet) and not _is_set("HF_HUB_DISABLE_XET")
+        return wanted and importlib.util.find_spec("hf_xet") is not None
 
     def _xet_reader(self, repo: str, commit: str) -> XetReader:
         url = f"{self._endpoint}/api/models/{repo}/xet-read-token/{commit}"
         with self._lock:
             if url not in self._xet:
-                target = Target(
-                    url=url,
-                    headers=self._authorization(),
-                    explain=lambda status, headers: _explain(repo, status, headers),
-                )
-                body = b"".join(bytes(buffer) for buffer in self._http.read(target))
-                self._xet[url] = XetReader(json.loads(body), url, self._authorization())
+                _, grant = self._document(repo, url)
+                try:
+                    self._xet[url] = XetReader(grant, url, self._authorization())
+                except (KeyError, TypeError, ValueError) as error:
+                    raise _not_understood(repo, error) from error
             return self._xet[url]
 
     @staticmethod
     def _refuse_offline(repo: str) -> None:
         for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "MM_OFFLINE"):
-            if os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on"):
+            if _is_set(name):
                 raise OfflineError(
                     f"{repo} was not asked for: {name} is set",
                     hint=f"unset {name}, or use a version that is stored already",
                 )
+
+
+def _patiently(question: Callable[[], T]) -> T:
+    """Ask again where that may help, a few times and never long."""
+    for attempt in range(METADATA_TRIES):
+        try:
+            return question()
+        except TransientError as error:
+            if attempt + 1 == METADATA_TRIES or isinstance(error, OfflineError):
+                raise
+            pause = error.retry_after or random.uniform(0, 0.5 * 2**attempt)  # noqa: S311  # jitter
+            if pause > PATIENCE:
+                raise
+            time.sleep(pause)
+    raise AssertionError
+
+
+def _entry(repo: str, item: Any) -> Mapping[str, Any]:
+    if not isinstance(item, dict) or not isinstance(item.get("path"), str):
+        raise _not_understood(repo, TypeError(item))
+    return item
+
+
+def _next_page(head: Head) -> str | None:
+    match = re.search(r'<([^>]+)>\s*;\s*rel="?next"?', head.headers.get("link", ""))
+    return urljoin(head.url, match[1]) if match else None
+
+
+def _described(repo: str, commit: str, path: str, item: Mapping[str, Any]) -> RemoteFile:
+    """The oid of a large file is that of its pointer: it says nothing about the bytes."""
+    lfs, extra = item.get("lfs"), {"repo": repo, "commit": commit}
+    if item.get("xetHash"):
+        extra["xet"] = str(item["xetHash"])
+    try:
+        return RemoteFile(
+            path=path,
+            size=int(item["size"] if lfs is None else lfs["size"]),
+            sha256=None if lfs is None else str(lfs["oid"]),
+            git_sha1=str(item["oid"]) if lfs is None else None,
+            extra=extra,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _not_understood(repo, error) from error
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on")
 
 
 def _parse(url: str) -> tuple[str, str | None]:
@@ -238,22 +307,30 @@ def _parse(url: str) -> tuple[str, str | None]:
     return "/".join(parts), revision or None
 
 
-def _explain(repo: str, status: int, headers: Mapping[str, str]) -> MMError | None:
+def _commit(repo: str, info: Any) -> str:
+    if not re.fullmatch(r"[0-9a-f]{40}", info.sha or ""):
+        raise StorageError(
+            f"the hub named no commit of {repo}",
+            hint="its `sha` must be 40 hex digits: see HF_ENDPOINT, or `endpoint` in mm.yaml",
+        )
+    return str(info.sha)
+
+
+def _explain(repo: str, page: str, status: int, headers: Mapping[str, str]) -> MMError | None:
     code = headers.get("x-error-code")
     if code == "GatedRepo":
-        return _gated(repo)
+        return _gated(repo, page)
     if status in (401, 403) and code is None:
         return AuthError(f"the hub refused the access to {repo}", hint=_HOW_TO_SIGN_IN)
     if code == "RepoNotFound":
         return _no_repo(repo)
-    return None
+    return _no_revision(repo) if code == "RevisionNotFound" else None
 
 
-def _gated(repo: str) -> GatedError:
-    endpoint = os.environ.get("HF_ENDPOINT", PUBLIC_HUB).rstrip("/")
+def _gated(repo: str, page: str) -> GatedError:
     return GatedError(
         f"{repo} is gated: its owner grants access on request",
-        hint=f"ask for access at {endpoint}/{repo}, then {_HOW_TO_SIGN_IN}",
+        hint=f"ask for access at {redact_url(page)}, then {_HOW_TO_SIGN_IN}",
     )
 
 
@@ -264,8 +341,21 @@ def _no_repo(repo: str) -> NotFoundError:
     )
 
 
+def _no_revision(repo: str) -> NotFoundError:
+    return NotFoundError(
+        f"{repo} has no such revision", hint="name a branch, a tag or a commit of the model"
+    )
+
+
+def _not_understood(repo: str, error: Exception) -> StorageError:
+    return StorageError(
+        f"what the hub said about {repo} is not understood: {type(error).__name__}",
+        hint="check that HF_ENDPOINT, or `endpoint` in mm.yaml, is a hub",
+    )
+
+
 @contextmanager
-def _translated(repo: str) -> Iterator[None]:
+def _translated(repo: str, page: str, *, signed_in: bool) -> Iterator[None]:
     """Turn the errors of the hub's client into ours."""
     from huggingface_hub import errors
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the right one of 1.x and 2.x
@@ -273,13 +363,13 @@ def _translated(repo: str) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError:
-        raise _gated(repo) from None
-    except errors.RepositoryNotFoundError:
+        raise _gated(repo, page) from None
+    except errors.RepositoryNotFoundError as error:
+        if signed_in and error.response is not None and error.response.status_code == 401:
+            raise _http_error(repo, error) from error
         raise _no_repo(repo) from None
     except errors.RevisionNotFoundError:
-        raise NotFoundError(
-            f"{repo} has no such revision", hint="name a branch, a tag or a commit of the model"
-        ) from None
+        raise _no_revision(repo) from None
     except errors.HFValidationError as error:
         raise UsageError(redact(str(error)), hint="write hf://org/name") from None
     except errors.HfHubHTTPError as error:
@@ -291,47 +381,64 @@ def _translated(repo: str) -> Iterator[None]:
         ) from error
     except errors.OfflineModeIsEnabled as error:
         raise OfflineError(redact(str(error))) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _not_understood(repo, error) from error
 
 
 def _http_error(repo: str, error: Any) -> MMError:
     response = error.response
-    status = 0 if response is None else response.status_code
-    headers = {} if response is None else {k.lower(): v for k, v in response.headers.items()}
-    what = f"the hub answered {status} about {repo}"
+    if response is None:
+        return TransientError(f"the hub gave no answer about {repo}")
+    status = response.status_code
     if status in (401, 403):
-        return AuthError(what, hint=f"the token is wrong or lacks the right: {_HOW_TO_SIGN_IN}")
-    if status == 404:
-        return NotFoundError(what)
-    return TransientError(what, retry_after=retry_after(headers))
+        return AuthError(
+            f"the hub answered {status} about {repo}",
+            hint=f"the token is wrong or lacks the right: {_HOW_TO_SIGN_IN}",
+        )
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return error_for(status, headers, str(response.url))
 
 
 def _license(info: Any) -> str | None:
     for tag in info.tags or ():
         if tag.startswith("license:"):
-            return str(tag.removeprefix("license:"))
-    return None
+            return _text(tag.removeprefix("license:"))
+    stated = info.card_data.get("license") if info.card_data is not None else None
+    return _text(stated) if isinstance(stated, str) and stated else None
 
 
 def _facts(info: Any, asked_revision: str) -> dict[str, Any]:
     card = info.card_data.to_dict() if info.card_data is not None else {}
     facts = {
         "requested_revision": asked_revision,
-        "tags": list(info.tags or ()),
-        "library_name": info.library_name,
-        "gated": info.gated or False,
-        "card": _json_safe(card),
+        "tags": _bounded(list(info.tags or ())),
+        "library_name": _bounded(info.library_name),
+        "gated": _bounded(info.gated or False),
+        "card": _bounded(card),
     }
-    if len(json.dumps(facts["card"])) > FACT_LIMIT:
-        facts["card"] = {"note": "left out: too large"}
     return {name: value for name, value in facts.items() if value not in (None, [], {})}
+
+
+def _bounded(value: Any) -> Any:
+    try:
+        safe = _json_safe(value)
+        small = len(json.dumps(safe)) <= FACT_LIMIT
+    except RecursionError:
+        small = False
+    return safe if small else {"note": "left out: too large"}
 
 
 def _json_safe(value: Any) -> Any:
     """`value` with everything that JSON does not know as text: dates, NaN, and the like."""
     if isinstance(value, dict):
-        return {str(key): _json_safe(item) for key, item in value.items()}
+        return {_text(key): _json_safe(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_json_safe(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+    return value if isinstance(value, (int, float, bool, type(None))) else _text(value)
+
+
+def _text(value: Any) -> str:
+    """`value` as text that can be written as UTF-8, whatever a hub's JSON may hold."""
+    return str(value).encode(errors="replace").decode()

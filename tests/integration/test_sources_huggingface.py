@@ -10,16 +10,19 @@ from mm_core import (
     AuthError,
     GatedError,
     IntegrityError,
+    InvalidNameError,
     ModelManager,
     NotFoundError,
     OfflineError,
     RemoteFile,
     Request,
     SourceChangedError,
+    StorageError,
     TransientError,
     UsageError,
 )
-from mm_core.testing.hub import Fault, HubServer, git_sha1
+from mm_core.testing.hub import Fault, HubServer, Zeros, git_sha1
+from mm_core.testing.sources import SourceTests
 from mm_plugins.sources.huggingface import HuggingFaceSource
 
 pytestmark = pytest.mark.integration
@@ -265,3 +268,241 @@ def test_the_hubs_own_client_works_against_this_hub(hub, tmp_path):
     assert api.file_exists("org/m", "d/w.bin")
     assert [model.id for model in api.list_models(search="org/")] == ["org/m"]
     assert api.get_paths_info("org/m", ["config.json"])[0].size == 2
+
+
+def test_a_tag_names_its_commit(hub, source):
+    """Tags are revisions, and the snapshot is at the commit."""
+    old = hub.add_repo("org/m", files={"a.txt": b"old"}, tags=("v1.0",))
+    hub.add_repo("org/m", files={"a.txt": b"new"})
+    assert snapshot(source, "hf://org/m@v1.0").revision == old
+    assert snapshot(source, "hf://org/m@v1.0").facts["requested_revision"] == "v1.0"
+
+
+def test_ranges_of_a_file_of_sixty_gigabytes(hub, source):
+    """Size is no limit: any range of a file above 50 GB is one ranged request."""
+    hub.add_repo("org/m", files={"w.bin": Zeros(60 << 30, "ab" * 32)})
+    (file,) = snapshot(source).files
+    assert (file.size, file.sha256) == (60 << 30, "ab" * 32)
+    assert read(source, file, 55 << 30, (55 << 30) + 1000) == bytes(1000)
+    assert read(source, file, (60 << 30) - 10) == bytes(10)
+    reading = source.read(file)
+    assert bytes(next(reading)).strip(b"\0") == b""
+    reading.close()
+    (first, last, whole) = [r.range for r in hub.requests if r.range]
+    assert (first, last) == (
+        f"bytes={55 << 30}-{(55 << 30) + 999}",
+        f"bytes={(60 << 30) - 10}-{(60 << 30) - 1}",
+    )
+    assert whole == f"bytes=0-{(8 << 30) - 1}"
+
+
+def test_fewer_bytes_than_promised(hub, source):
+    """A body that ends early, though its own length fits, is a passing fault after what came."""
+    hub.add_repo("org/m", files={"w.bin": WEIGHTS})
+    hub.faults.append(Fault("w.bin", kind="truncate", after_bytes=2_000_000))
+    (file,) = snapshot(source).files
+    got = bytearray()
+    with pytest.raises(TransientError):
+        for buffer in source.read(file):
+            got += buffer
+    assert bytes(got) == WEIGHTS[:2_000_000]
+
+
+@pytest.mark.parametrize("path", ["../up", "/abs", "a/../../b", "c:\\x", "a\0b", "nul", "a//b"])
+def test_evil_paths_are_refused_before_anything(hub, source, path):
+    """One name that leaves its folder refuses the snapshot, even if no pattern lets it through."""
+    hub.add_repo("org/m", files={"a.txt": b"a"}, raw_tree_paths=(path,))
+    with pytest.raises(InvalidNameError) as caught:
+        snapshot(source, include=["a.txt"])
+    assert repr(path) in str(caught.value)
+    assert not [r for r in hub.requests if "/resolve/" in r.path]
+
+
+def test_metadata_is_asked_for_again(hub, source, monkeypatch):
+    """Passing faults of the API are waited out, as long as the hub asks for."""
+    pauses = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    commit = hub.add_repo("org/m", files={"a.txt": b"a"})
+    hub.faults += [
+        Fault("/api/models/org/m/revision/*", kind="503", times=2),
+        Fault("/api/models/org/m/tree/*", kind="429", retry_after=7),
+    ]
+    assert snapshot(source).revision == commit
+    assert len(pauses) == 3
+    assert pauses[-1] == 7
+
+
+@pytest.mark.parametrize(("retry_after", "tries"), [(3600, 1), (0.01, 4)])
+def test_metadata_is_not_asked_for_for_ever(hub, source, retry_after, tries):
+    """After four tries, or where the wait would be long, the error tells how long."""
+    hub.add_repo("org/m", files={"a.txt": b"a"})
+    hub.faults.append(Fault("/api/*", kind="429", times=99, retry_after=retry_after))
+    with pytest.raises(TransientError) as caught:
+        snapshot(source)
+    assert caught.value.retry_after == retry_after
+    assert len(hub.requests) == tries
+
+
+def test_the_token_never_goes_to_another_page(hub, source, monkeypatch):
+    """A list of files that goes on at another server is refused; nothing is sent there."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.add_repo("org/m", files={f"{i}.txt": b"a" for i in range(3)})
+    hub.page_size = 2
+    hub.page_origin = hub.other_origin
+    with pytest.raises(StorageError, match="astray"):
+        snapshot(source)
+    assert not [r for r in hub.requests if r.origin == "other"]
+
+
+def test_what_will_not_pass_is_asked_once(hub, source):
+    """A refusal that asking again cannot change is final."""
+    hub.add_repo("org/m", files={"a.txt": b"a"})
+    hub.faults.append(Fault("/api/*", kind="400"))
+    with pytest.raises(StorageError):
+        snapshot(source)
+    assert len(hub.requests) == 1
+
+
+def test_a_token_that_the_hub_does_not_know(hub, source, monkeypatch):
+    """401 to a token is an error of the credentials."""
+    hub.add_repo("org/m", files={"a.txt": b"a"})
+    hub.faults.append(Fault("/api/*", kind="401"))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with pytest.raises(AuthError) as caught:
+        snapshot(source)
+    assert TOKEN not in f"{caught.value!r} {caught.value.hint}"
+
+
+def test_a_token_with_a_line_break(hub):
+    """A token from a file often ends in one; it is not part of the token."""
+    hub.add_repo("org/m", files={"w.bin": WEIGHTS}, private=True, token=TOKEN)
+    source = HuggingFaceSource(HuggingFaceSource.Config(token=f"{TOKEN}\n"))
+    assert read(source, snapshot(source).files[0], 0, 10) == WEIGHTS[:10]
+
+
+def test_the_page_to_ask_for_access_is_the_configured_hubs():
+    """The endpoint in the settings is the one that the hint names."""
+    with HubServer() as hub:
+        hub.add_repo("org/m", files={"w.bin": WEIGHTS}, gated=True, token=TOKEN)
+        source = HuggingFaceSource(HuggingFaceSource.Config(endpoint=hub.endpoint + "/"))
+        with pytest.raises(GatedError) as caught:
+            snapshot(source)
+        assert f"{hub.endpoint}/org/m," in caught.value.hint
+
+
+def test_a_commit_that_is_none(hub, source):
+    """What the hub calls a commit must be one: it becomes the name of the version."""
+    hub.add_repo("org/m", files={"a.txt": b"a"})
+    repo = hub.repos["org/m"]
+    repo.commits["../x"] = repo.commits[repo.refs["main"]]
+    repo.refs["main"] = "../x"
+    with pytest.raises(StorageError, match="commit"):
+        snapshot(source)
+
+
+def test_a_server_that_is_no_hub(hub, monkeypatch):
+    """An endpoint that answers something else is an error of ours, not of a JSON parser."""
+    hub.add_repo("org/m", files={"w.bin": b"<html>"})
+    place = f"{hub.endpoint}/org/m/resolve/main/w.bin?"
+    source = HuggingFaceSource(HuggingFaceSource.Config(endpoint=place))
+    with pytest.raises(StorageError):
+        snapshot(source)
+
+
+def test_facts_are_json_and_small(hub, source, local):
+    """Whatever a card holds can be written down: no NaN, no half characters, no megabytes."""
+    deep: list = []
+    for _ in range(400):
+        deep = [deep]
+    hub.add_repo(
+        "org/m",
+        files={"a.txt": b"a"},
+        card={"score": float("nan"), "half": "\ud800", "license": "apache-2.0", "base_model": "x"},
+    )
+    hub.add_repo("org/big", files={"a.txt": b"a"}, card={"text": "x" * 100_000})
+    hub.add_repo("org/deep", files={"a.txt": b"a"}, card={"deep": deep})
+    shot = snapshot(source)
+    assert shot.license == "apache-2.0"
+    assert shot.facts["card"]["score"] == "nan"
+    assert shot.facts["card"]["base_model"] == "x"
+    assert "note" in snapshot(source, "hf://org/big").facts["card"]
+    with ModelManager(backend=local) as manager:
+        for model in ("org/m", "org/big", "org/deep"):
+            assert manager.pull(f"hf://{model}").entry.model_id == model
+
+
+def test_the_endpoint_is_that_of_the_time_of_making(hub, monkeypatch):
+    """HF_ENDPOINT is read when a source is made, not when the module is imported."""
+    hub.add_repo("org/m", files={"a.txt": b"a"})
+    source = HuggingFaceSource()
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert snapshot(source).files
+
+
+def test_xet_can_be_switched_off(tmp_path, monkeypatch):
+    """HF_HUB_DISABLE_XET is honoured: the bytes come over HTTP."""
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    with HubServer(xet=tmp_path / "cas") as hub:
+        hub.add_repo("org/m", files={"w.bin": WEIGHTS})
+        source = HuggingFaceSource(HuggingFaceSource.Config(endpoint=hub.endpoint))
+        assert read(source, snapshot(source).files[0], 0, 100) == WEIGHTS[:100]
+        assert [r for r in hub.requests if r.path.endswith("w.bin")]
+
+
+def test_large_files_of_a_second_origin(tmp_path):
+    """As on the Hub, large files are elsewhere: our reader and the Hub's own client both follow."""
+    from huggingface_hub import snapshot_download
+
+    with HubServer(redirect_lfs=True) as hub:
+        files = {"config.json": b"{}", "w.bin": WEIGHTS}
+        hub.add_repo("org/m", files=files, private=True, token=TOKEN)
+        config = HuggingFaceSource.Config(endpoint=hub.endpoint, token=TOKEN)
+        source = HuggingFaceSource(config)
+        for file in snapshot(source).files:
+            assert read(source, file) == files[file.path]
+        snapshot_download("org/m", endpoint=hub.endpoint, token=TOKEN, local_dir=tmp_path / "dl")
+        assert (tmp_path / "dl" / "w.bin").read_bytes() == WEIGHTS
+        elsewhere = [r for r in hub.requests if r.origin == "other"]
+        assert len(elsewhere) >= 2
+        assert TOKEN not in str(elsewhere)
+
+
+SUITE = {"config.json": b"{}", "empty.txt": b"", "sub/w eight+%20#1.safetensors": WEIGHTS}
+
+
+@pytest.fixture(scope="module")
+def xet_hub(tmp_path_factory):
+    with HubServer(xet=tmp_path_factory.mktemp("cas")) as hub:
+        hub.add_repo("org/m", files=SUITE)
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def two_origins():
+    with HubServer(redirect_lfs=True, page_size=1) as hub:
+        hub.add_repo("org/m", files=SUITE)
+        yield hub
+
+
+class TestOverXet(SourceTests):
+    @pytest.fixture
+    def source(self, xet_hub):
+        made = HuggingFaceSource(HuggingFaceSource.Config(endpoint=xet_hub.endpoint))
+        yield made
+        made.close()
+
+    @pytest.fixture
+    def url(self):
+        return "hf://org/m"
+
+    @pytest.fixture
+    def expected(self):
+        return SUITE
+
+
+class TestFromASecondOrigin(TestOverXet):
+    @pytest.fixture
+    def source(self, two_origins):
+        made = HuggingFaceSource(HuggingFaceSource.Config(endpoint=two_origins.endpoint))
+        yield made
+        made.close()
