@@ -155,7 +155,7 @@ class LocalSink(Sink):
         """Walk the folders that can hold such keys."""
         check_prefix(prefix)
         folder, slash, _ = prefix.rpartition("/")
-        path = self._path(folder) if slash else self._root
+        path = os.path.dirname(self._path(f"{folder}{slash}any"))
         return self._walk(path, folder + slash, prefix)
 
     def copy(self, source_key: str, key: str) -> None:
@@ -308,7 +308,9 @@ def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)
     except FileExistsError:
-        raise AlreadyExistsError(f"{target} exists") from None
+        # A network disk may repeat a request whose answer was lost, and meet our own link.
+        if not os.path.samestat(os.lstat(source), os.lstat(target)):
+            raise AlreadyExistsError(f"{target} exists") from None
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
