@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from mm_core.exceptions import MissingExtraError, StorageError
+from mm_core.testing.material import without_proxy
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -34,10 +35,11 @@ class GcsServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The endpoint, as Google's libraries read it."""
+        """The endpoint, as Google's libraries read it; no proxy stands between."""
         return {
             "STORAGE_EMULATOR_HOST": self.endpoint_url,
             "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+            **without_proxy(),
         }
 
     def __enter__(self) -> Self:

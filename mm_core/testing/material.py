@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,3 +46,9 @@ def race(actions: Sequence[Callable[[], bool]]) -> list[bool]:
 
     with ThreadPoolExecutor(len(actions)) as pool:
         return list(pool.map(run, actions))
+
+
+def without_proxy() -> dict[str, str]:
+    """What keeps a proxy of the environment from standing before a server on loopback."""
+    names = ("NO_PROXY", "no_proxy")
+    return {name: ",".join(filter(None, (os.environ.get(name), "127.0.0.1"))) for name in names}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mm_core.exceptions import MissingExtraError
+from mm_core.testing.material import without_proxy
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -44,8 +44,7 @@ class S3Server:
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": self.endpoint_url,
-            "NO_PROXY": _besides("127.0.0.1", os.environ.get("NO_PROXY", "")),
-            "no_proxy": _besides("127.0.0.1", os.environ.get("no_proxy", "")),
+            **without_proxy(),
         }
 
     @property
@@ -81,10 +80,6 @@ class S3Server:
         pool = urllib3.PoolManager()
         answer = pool.request("PUT", f"{self.endpoint_url}/{name}")
         assert answer.status in (200, 409), answer.data
-
-
-def _besides(host: str, hosts: str) -> str:
-    return ",".join(filter(None, (hosts, host)))
 
 
 def _say_nothing(*_: object) -> None:

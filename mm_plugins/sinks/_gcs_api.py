@@ -188,6 +188,7 @@ def make_file_system(*, project: str | None, token: str | None, endpoint_url: st
     return gcsfs.GCSFileSystem(
         token=token,
         endpoint_url=endpoint_url,
+        session_kwargs={"trust_env": True},  # the proxies of the environment
         use_listings_cache=False,
         skip_instance_cache=True,
         **options,

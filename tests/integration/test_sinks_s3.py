@@ -22,12 +22,3 @@ def test_an_aborted_upload_leaves_no_parts(s3):
     client = botocore.session.get_session().create_client("s3")
     uploads = client.list_multipart_uploads(Bucket=s3.split("/")[2])
     assert "Uploads" not in uploads
-
-
-def test_the_server_on_loopback_is_reached_without_the_proxy(s3, monkeypatch):
-    """Its environment keeps a proxy, which is set where tests run, out of the way."""
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    sink = S3Sink(S3Sink.Config(root=s3))
-    sink.put("key", b"data")
-    assert b"".join(bytes(buffer) for buffer in sink.read("key")) == b"data"
