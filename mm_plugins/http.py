@@ -7,23 +7,18 @@ those are the engine's.
 from __future__ import annotations
 
 import email.utils
-import ipaddress
-import os
 import re
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urljoin, urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
 
 from mm_core import (
     AuthError,
     Buffer,
-    ConfigError,
     IntegrityError,
     MMError,
     NotFoundError,
@@ -32,8 +27,8 @@ from mm_core import (
     TransientError,
     redact,
     redact_url,
-    remember_secret,
 )
+from mm_plugins._connections import new_pool, proxy_for
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
@@ -42,7 +37,6 @@ BUFFER_SIZE = 1 << 20
 MAX_REDIRECTS = 10
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -220,10 +214,10 @@ class HttpClient:
         raise StorageError(f"{redact_url(target.url)} redirects more than {MAX_REDIRECTS} times")
 
     def _pool(self, url: str) -> PoolManager:
-        proxy = _proxy_for(url)
+        proxy = proxy_for(url)
         with self._lock:
             if proxy not in self._pools:
-                self._pools[proxy] = _new_pool(proxy, self._timeouts)
+                self._pools[proxy] = new_pool(proxy, self._timeouts)
             return self._pools[proxy]
 
 
@@ -391,70 +385,3 @@ def _validator(target: Target) -> str | None:
 
 def _lower(response: BaseHTTPResponse) -> dict[str, str]:
     return {name.lower(): value for name, value in response.headers.items()}
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine by its name or address."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _proxy_for(url: str) -> str | None:
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if is_loopback(host) or urllib.request.proxy_bypass(host):
-        return None
-    proxies = urllib.request.getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
-
-
-def _new_pool(proxy: str | None, timeouts: tuple[float, float]) -> PoolManager:
-    import urllib3
-
-    options: dict[str, Any] = {
-        "timeout": urllib3.Timeout(connect=timeouts[0], read=timeouts[1]),
-        "maxsize": 64,
-        "ssl_context": _ssl_context(),
-    }
-    if proxy is None:
-        return urllib3.PoolManager(**options)
-    parts = urlsplit(proxy)
-    place = parts.netloc.rpartition("@")[2]
-    if parts.username is not None:
-        secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        remember_secret(unquote(parts.password or ""))
-        options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=secret)
-    try:
-        return urllib3.ProxyManager(f"{parts.scheme}://{place}", **options)
-    except urllib3.exceptions.HTTPError as error:
-        raise ConfigError(
-            f"the proxy {parts.scheme}://{place} cannot be used",
-            hint="HTTPS_PROXY, HTTP_PROXY or ALL_PROXY must be an http or https URL",
-        ) from error
-
-
-def _ssl_context() -> Any:
-    from urllib3.util.ssl_ import create_urllib3_context
-
-    context = create_urllib3_context()
-    name = next((name for name in _CA_VARIABLES if os.environ.get(name)), None)
-    if name is None:
-        context.load_default_certs()
-        return context
-    bundle = os.environ[name]
-    try:
-        if Path(bundle).is_dir():
-            context.load_verify_locations(capath=bundle)
-        else:
-            context.load_verify_locations(cafile=bundle)
-    except OSError as error:
-        raise ConfigError(
-            f"the certificates in {bundle!r} cannot be read: {error.strerror or error}",
-            hint=f"{name} must name a PEM file, or a folder of them",
-        ) from error
-    return context

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
 import os
 import random
 import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import quote, urljoin
@@ -19,12 +17,8 @@ from urllib.parse import quote, urljoin
 from pydantic import Field, SecretStr
 
 from mm_core import (
-    AuthError,
     Buffer,
-    GatedError,
-    MMError,
     ModelType,
-    NotFoundError,
     OfflineError,
     PluginConfig,
     RemoteFile,
@@ -36,11 +30,11 @@ from mm_core import (
     UsageError,
     check_path,
     hookimpl,
-    redact,
-    redact_url,
     remember_secret,
 )
-from mm_plugins.http import Head, HttpClient, Target, error_for, same_origin
+from mm_plugins.http import Head, HttpClient, Target, same_origin
+from mm_plugins.sources._hub_errors import explain, not_understood, translated
+from mm_plugins.sources._hub_facts import facts_of, license_of
 from mm_plugins.sources._xet import XetReader
 
 T = TypeVar("T")
@@ -55,10 +49,6 @@ PATIENCE = 60.0
 
 MAX_ENTRIES = 1_000_000
 DOCUMENT_LIMIT = 64 << 20
-FACT_LIMIT = 16_384
-"""The most bytes of card data, and of tags, that are kept."""
-
-_HOW_TO_SIGN_IN = "put an access token into HF_TOKEN, or run `hf auth login`"
 
 
 @hookimpl
@@ -118,8 +108,8 @@ class HuggingFaceSource(Source):
             files=tuple(self._files(repo, commit, tree, request)),
             model_id=repo,
             model_type=ModelType.from_tag(info.pipeline_tag),
-            license=_license(info),
-            facts=_facts(info, revision),
+            license=license_of(info),
+            facts=facts_of(info, revision),
         )
 
     def read(self, file: RemoteFile, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
@@ -138,7 +128,7 @@ class HuggingFaceSource(Source):
             headers=self._authorization(),
             size=file.size,
             immutable=True,
-            explain=partial(_explain, repo, self._page(repo)),
+            explain=partial(explain, repo, self._page(repo)),
         )
         for position in range(start, stop, RANGE_LIMIT):
             yield from self._http.read(target, position, min(position + RANGE_LIMIT, stop))
@@ -169,7 +159,7 @@ class HuggingFaceSource(Source):
         api = HfApi(endpoint=self._endpoint, token=token or False, library_name="model-manager")
 
         def ask() -> T:
-            with _translated(repo, self._page(repo), signed_in=token is not None):
+            with translated(repo, self._page(repo), signed_in=token is not None):
                 return question(api)
 
         return _patiently(ask)
@@ -195,13 +185,13 @@ class HuggingFaceSource(Source):
         target = Target(
             url=url,
             headers=self._authorization(),
-            explain=partial(_explain, repo, self._page(repo)),
+            explain=partial(explain, repo, self._page(repo)),
         )
         head, body = self._http.get(target, limit=DOCUMENT_LIMIT)
         try:
             return head, json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise _not_understood(repo, error) from error
+            raise not_understood(repo, error) from error
 
     def _token(self) -> str | None:
         configured = self.config.token.get_secret_value().strip() if self.config.token else ""
@@ -234,7 +224,7 @@ class HuggingFaceSource(Source):
                 try:
                     self._xet[url] = XetReader(grant, url, self._authorization())
                 except (KeyError, TypeError, ValueError) as error:
-                    raise _not_understood(repo, error) from error
+                    raise not_understood(repo, error) from error
             return self._xet[url]
 
     @staticmethod
@@ -264,7 +254,7 @@ def _patiently(question: Callable[[], T]) -> T:
 
 def _entry(repo: str, item: Any) -> Mapping[str, Any]:
     if not isinstance(item, dict) or not isinstance(item.get("path"), str):
-        raise _not_understood(repo, TypeError(item))
+        raise not_understood(repo, TypeError(item))
     return item
 
 
@@ -287,7 +277,7 @@ def _described(repo: str, commit: str, path: str, item: Mapping[str, Any]) -> Re
             extra=extra,
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise _not_understood(repo, error) from error
+        raise not_understood(repo, error) from error
 
 
 def _is_set(name: str) -> bool:
@@ -314,131 +304,3 @@ def _commit(repo: str, info: Any) -> str:
             hint="its `sha` must be 40 hex digits: see HF_ENDPOINT, or `endpoint` in mm.yaml",
         )
     return str(info.sha)
-
-
-def _explain(repo: str, page: str, status: int, headers: Mapping[str, str]) -> MMError | None:
-    code = headers.get("x-error-code")
-    if code == "GatedRepo":
-        return _gated(repo, page)
-    if status in (401, 403) and code is None:
-        return AuthError(f"the hub refused the access to {repo}", hint=_HOW_TO_SIGN_IN)
-    if code == "RepoNotFound":
-        return _no_repo(repo)
-    return _no_revision(repo) if code == "RevisionNotFound" else None
-
-
-def _gated(repo: str, page: str) -> GatedError:
-    return GatedError(
-        f"{repo} is gated: its owner grants access on request",
-        hint=f"ask for access at {redact_url(page)}, then {_HOW_TO_SIGN_IN}",
-    )
-
-
-def _no_repo(repo: str) -> NotFoundError:
-    return NotFoundError(
-        f"the hub has no model {repo}, or not for these credentials",
-        hint=f"check the name; if the model is private, {_HOW_TO_SIGN_IN}",
-    )
-
-
-def _no_revision(repo: str) -> NotFoundError:
-    return NotFoundError(
-        f"{repo} has no such revision", hint="name a branch, a tag or a commit of the model"
-    )
-
-
-def _not_understood(repo: str, error: Exception) -> StorageError:
-    return StorageError(
-        f"what the hub said about {repo} is not understood: {type(error).__name__}",
-        hint="check that HF_ENDPOINT, or `endpoint` in mm.yaml, is a hub",
-    )
-
-
-@contextmanager
-def _translated(repo: str, page: str, *, signed_in: bool) -> Iterator[None]:
-    """Turn the errors of the hub's client into ours."""
-    from huggingface_hub import errors
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the right one of 1.x and 2.x
-
-    try:
-        yield
-    except errors.GatedRepoError:
-        raise _gated(repo, page) from None
-    except errors.RepositoryNotFoundError as error:
-        if signed_in and error.response is not None and error.response.status_code == 401:
-            raise _http_error(repo, error) from error
-        raise _no_repo(repo) from None
-    except errors.RevisionNotFoundError:
-        raise _no_revision(repo) from None
-    except errors.HFValidationError as error:
-        raise UsageError(redact(str(error)), hint="write hf://org/name") from None
-    except errors.HfHubHTTPError as error:
-        raise _http_error(repo, error) from error
-    except httpx.HTTPError as error:
-        raise TransientError(
-            f"the hub gave no answer about {repo}: {redact(str(error)) or type(error).__name__}",
-            hint="look at the connection, and at HF_ENDPOINT if it is set",
-        ) from error
-    except errors.OfflineModeIsEnabled as error:
-        raise OfflineError(redact(str(error))) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _not_understood(repo, error) from error
-
-
-def _http_error(repo: str, error: Any) -> MMError:
-    response = error.response
-    if response is None:
-        return TransientError(f"the hub gave no answer about {repo}")
-    status = response.status_code
-    if status in (401, 403):
-        return AuthError(
-            f"the hub answered {status} about {repo}",
-            hint=f"the token is wrong or lacks the right: {_HOW_TO_SIGN_IN}",
-        )
-    headers = {name.lower(): value for name, value in response.headers.items()}
-    return error_for(status, headers, str(response.url))
-
-
-def _license(info: Any) -> str | None:
-    for tag in info.tags or ():
-        if tag.startswith("license:"):
-            return _text(tag.removeprefix("license:"))
-    stated = info.card_data.get("license") if info.card_data is not None else None
-    return _text(stated) if isinstance(stated, str) and stated else None
-
-
-def _facts(info: Any, asked_revision: str) -> dict[str, Any]:
-    card = info.card_data.to_dict() if info.card_data is not None else {}
-    facts = {
-        "requested_revision": asked_revision,
-        "tags": _bounded(list(info.tags or ())),
-        "library_name": _bounded(info.library_name),
-        "gated": _bounded(info.gated or False),
-        "card": _bounded(card),
-    }
-    return {name: value for name, value in facts.items() if value not in (None, [], {})}
-
-
-def _bounded(value: Any) -> Any:
-    try:
-        safe = _json_safe(value)
-        small = len(json.dumps(safe)) <= FACT_LIMIT
-    except RecursionError:
-        small = False
-    return safe if small else {"note": "left out: too large"}
-
-
-def _json_safe(value: Any) -> Any:
-    """`value` with everything that JSON does not know as text: dates, NaN, and the like."""
-    if isinstance(value, dict):
-        return {_text(key): _json_safe(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json_safe(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value if isinstance(value, (int, float, bool, type(None))) else _text(value)
-
-
-def _text(value: Any) -> str:
-    """`value` as text that can be written as UTF-8, whatever a hub's JSON may hold."""
-    return str(value).encode(errors="replace").decode()

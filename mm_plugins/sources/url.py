@@ -34,7 +34,8 @@ from mm_core import (
     redact_url,
     remember_secret,
 )
-from mm_plugins.http import Head, HttpClient, Target, error_for, is_loopback
+from mm_plugins._connections import is_loopback
+from mm_plugins.http import Head, HttpClient, Target, error_for
 
 _SHA256 = re.compile(r"sha256=([0-9a-fA-F]{64})")
 _TRY_GET = frozenset({400, 403, 405, 501})

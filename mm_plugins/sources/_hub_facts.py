@@ -1,0 +1,57 @@
+"""What a hub says about a model, as small JSON data."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+FACT_LIMIT = 16_384
+"""The most bytes of card data, and of tags, that are kept."""
+
+
+def license_of(info: Any) -> str | None:
+    """The licence that the tags or the card name."""
+    for tag in info.tags or ():
+        if tag.startswith("license:"):
+            return _text(tag.removeprefix("license:"))
+    stated = info.card_data.get("license") if info.card_data is not None else None
+    return _text(stated) if isinstance(stated, str) and stated else None
+
+
+def facts_of(info: Any, asked_revision: str) -> dict[str, Any]:
+    """What is worth recording, each part no larger than `FACT_LIMIT`."""
+    card = info.card_data.to_dict() if info.card_data is not None else {}
+    facts = {
+        "requested_revision": asked_revision,
+        "tags": _bounded(list(info.tags or ())),
+        "library_name": _bounded(info.library_name),
+        "gated": _bounded(info.gated or False),
+        "card": _bounded(card),
+    }
+    return {name: value for name, value in facts.items() if value not in (None, [], {})}
+
+
+def _bounded(value: Any) -> Any:
+    try:
+        safe = _json_safe(value)
+        small = len(json.dumps(safe)) <= FACT_LIMIT
+    except RecursionError:
+        small = False
+    return safe if small else {"note": "left out: too large"}
+
+
+def _json_safe(value: Any) -> Any:
+    """`value` with everything that JSON does not know as text: dates, NaN, and the like."""
+    if isinstance(value, dict):
+        return {_text(key): _json_safe(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_safe(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, (int, float, bool, type(None))) else _text(value)
+
+
+def _text(value: Any) -> str:
+    """`value` as text that can be written as UTF-8, whatever a hub's JSON may hold."""
+    return str(value).encode(errors="replace").decode()
