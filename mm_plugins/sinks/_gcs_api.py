@@ -87,20 +87,16 @@ class GcsApi:
         return persist(once, attempts=attempts)
 
     def stream(self, path: str, *, name: str, range: str | None) -> Any:
-        """Open a GET of an object; None for a range beyond its end. Read it with `blocks`."""
+        """Open a GET of an object, once; None for a range beyond its end. Read it with `blocks`."""
         headers = {} if range is None else {"Range": range}
-
-        def once() -> Any:
-            with _translated(name):
-                response = self._run(self._open, "GET", path, {"alt": "media"}, headers, b"")
-                if response.status < 300:
-                    return response
-                body = self._run(_read_all, response)
-            if response.status == 416:
-                return None
-            raise _error_for(response.status, response.headers, body, name)
-
-        return persist(once)
+        with _translated(name):
+            response = self._run(self._open, "GET", path, {"alt": "media"}, headers, b"")
+            if response.status < 300:
+                return response
+            body = self._run(_read_all, response)
+        if response.status == 416:
+            return None
+        raise _error_for(response.status, response.headers, body, name)
 
     def blocks(self, response: Any, size: int, name: str) -> Iterator[bytes]:
         """The body in blocks of up to `size` bytes; `TransientError` for a cut."""

@@ -60,16 +60,16 @@ class ResumableUpload:
     def _try(self, part: bytearray, start: int, md5: Any | None) -> dict[str, Any] | None:
         total = "*" if md5 is None else str(self._end)
         if self._in_doubt:
-            record = self._note(self._put(f"*/{total}"))
+            record = self._note(self._put(f"*/{total}", md5=md5))
             if record is not None or (md5 is None and self._kept == self._end):
                 return record
         self._in_doubt = True
         rest = memoryview(part)[self._kept - start :]
         span = f"{self._kept}-{self._end - 1}" if rest else "*"
         record = self._note(self._put(f"{span}/{total}", rest, md5))
+        self._in_doubt = False
         if self._kept < self._end or (md5 is not None and record is None):
             raise TransientError(f"{self._name}: GCS has {self._kept} of {self._end} bytes")
-        self._in_doubt = False
         return record
 
     def _put(self, span: str, body: bytes | memoryview = b"", md5: Any | None = None) -> Answer:

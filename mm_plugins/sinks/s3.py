@@ -159,7 +159,7 @@ class S3Sink(Sink):
             wanted = f"bytes={position}-{'' if end is None else end - 1}"
             ranged = {"Range": wanted} if position or end is not None else {}
             try:
-                answer = self._call("get_object", key, **ranged)
+                answer = self._call("get_object", key, attempts=1, **ranged)
             except RangeError:
                 return
             etags.add(answer.get("ETag", ""))
