@@ -170,6 +170,16 @@ def test_bytes_are_asked_for_as_they_are(serve, client):
     assert site.seen[0][1]["Accept-Encoding"] == "identity"
 
 
+def test_a_small_document_is_small(serve, client):
+    """What should be a few lines of JSON is not read for ever; within the limit it comes whole."""
+    site = serve()
+    site.routes = {"/": body()}
+    head, data = client.get(Target(url=f"{site.url}/"), limit=len(DATA))
+    assert (head.status, data) == (200, DATA)
+    with pytest.raises(StorageError):
+        client.get(Target(url=f"{site.url}/"), limit=len(DATA) - 1)
+
+
 # -- proxies -------------------------------------------------------------------------------
 
 
