@@ -38,6 +38,7 @@ from mm_plugins._connections import is_loopback
 from mm_plugins.http import Head, HttpClient, Target, error_for
 
 _SHA256 = re.compile(r"sha256=([0-9a-fA-F]{64})")
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _TRY_GET = frozenset({400, 403, 405, 501})
 _TRIES = 3
 _PATIENCE = 5.0
@@ -255,10 +256,21 @@ def _refuse_inward(url: str, first: str) -> None:
 
 
 def _is_private(host: str) -> bool:
-    if is_loopback(host):
+    if is_loopback(host.rstrip(".")):
         return True
     try:
-        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
-    except OSError:
+        found = {str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError):
         return False
-    return any(not ipaddress.ip_address(str(a).partition("%")[0]).is_global for a in found)
+    return any(not _innermost(ipaddress.ip_address(address)).is_global for address in found)
+
+
+def _innermost(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The IPv4 address within an IPv6 one, where a gateway would lead there."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address

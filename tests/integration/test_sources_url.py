@@ -498,7 +498,20 @@ def test_hosts_that_are_not_allowed(sites):
 
 
 @pytest.mark.parametrize(
-    "inner", ["127.0.0.1", "localhost", "10.0.0.5", "169.254.169.254", "[::1]", "2130706433"]
+    "inner",
+    [
+        "127.0.0.1",
+        "localhost",
+        "localhost.",
+        "10.0.0.5",
+        "169.254.169.254",
+        "2130706433",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[64:ff9b::a9fe:a9fe]",
+        "[2002:7f00:1::]",
+        "[fd00::1]",
+    ],
 )
 def test_a_public_host_does_not_lead_inside(sites, source, monkeypatch, inner):
     """A redirect from outside to this machine or its network is refused unasked."""
