@@ -65,8 +65,8 @@ def test_processes_on_a_disk_lose_nothing(local):
 
 @pytest.mark.parametrize("store", ["s3", "gcs"])
 def test_processes_on_a_bucket_lose_nothing(store, request):
-    """4 processes x 4 versions on S3 and on GCS: 16 entries, one unbroken chain."""
-    race(request.getfixturevalue(store), writers=4, versions=4)
+    """8 processes x 20 versions on S3 and on GCS: 160 entries, one unbroken chain."""
+    race(request.getfixturevalue(store), writers=8, versions=20)
 
 
 @pytest.mark.parametrize(("store", "versions"), [("local", 8), ("s3", 2), ("gcs", 2)])
