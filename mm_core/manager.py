@@ -32,6 +32,7 @@ from mm_core.schemas import (
     Plan,
     Pulled,
     Request,
+    RequestOptions,
     Snapshot,
     TransferEvent,
 )
@@ -44,7 +45,7 @@ from mm_core.transfer.stop import Stop
 from mm_core.verification import VerifyReport, verify_manifests
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
 logger = logging.getLogger(__name__)
 
@@ -113,29 +114,10 @@ class ModelManager:
     # -- the street ------------------------------------------------------------------
 
     def plan(
-        self,
-        source: str,
-        *,
-        to: str | None = None,
-        model_id: str | None = None,
-        revision: str | None = None,
-        version: str | None = None,
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
-        aliases: Sequence[str] = (),
-        model_type: ModelType | None = None,
+        self, source: str, *, to: str | None = None, **options: Unpack[RequestOptions]
     ) -> Plan:
         """What `pull` with the same arguments would do. Writes nothing."""
-        request = Request(
-            url=source,
-            revision=revision,
-            include=tuple(include),
-            exclude=tuple(exclude),
-            model_id=model_id,
-            version=version,
-            aliases=tuple(aliases),
-            model_type=model_type,
-        )
+        request = Request(url=source, **options)
         backend = self._backend(to)
         with self._source(request) as (origin, request):
             plan = self._plan(backend, request, origin.snapshot(request))
@@ -147,16 +129,10 @@ class ModelManager:
         source: str,
         *,
         to: str | None = None,
-        model_id: str | None = None,
-        revision: str | None = None,
-        version: str | None = None,
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
-        aliases: Sequence[str] = (),
-        model_type: ModelType | None = None,
         jobs: int | None = None,
         wait: bool = True,
         cancelled: threading.Event | None = None,
+        **options: Unpack[RequestOptions],
     ) -> Pulled:
         """Bring a model from `source` into a backend, and return its entry.
 
@@ -165,21 +141,15 @@ class ModelManager:
         returned at once; one that another process is fetching is waited for, or
         with ``wait=False`` a `ConflictError`. `jobs` files move at once.
 
+        `options` are ``revision``, ``include``, ``exclude``, ``model_id``,
+        ``version``, ``aliases`` and ``model_type``: see `Request`.
+
         Setting `cancelled` stops the pull with `CancelledError`; what is stored
         by then is found again by the next pull.
 
         Raises the errors of `mm_core.exceptions`; see there.
         """
-        request = Request(
-            url=source,
-            revision=revision,
-            include=tuple(include),
-            exclude=tuple(exclude),
-            model_id=model_id,
-            version=version,
-            aliases=tuple(aliases),
-            model_type=model_type,
-        )
+        request = Request(url=source, **options)
         backend = self._backend(to)
         stop = Stop(self._cancelled, cancelled)
         with self._source(request) as (origin, request):

@@ -61,7 +61,7 @@ def make_plan(
         files=tuple(
             _plan_file(file, prefix + file.path, present, known) for file in snapshot.files
         ),
-        aliases=request.aliases,
+        aliases=tuple(request.aliases),
     )
 
 

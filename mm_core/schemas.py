@@ -13,12 +13,12 @@ import enum
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from mm_core.exceptions import IntegrityError, UsageError
 from mm_core.names import check_alias, check_model_id, check_path, check_version
@@ -159,6 +159,18 @@ class ModelEntry:
         }
 
 
+class RequestOptions(TypedDict, total=False):
+    """What `ModelManager.plan` and `pull` take beside the source: the fields of `Request`."""
+
+    revision: str | None
+    include: Sequence[str]
+    exclude: Sequence[str]
+    model_id: str | None
+    version: str | None
+    aliases: Sequence[str]
+    model_type: ModelType | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What the caller asked for, before anybody was asked whether it exists.
@@ -170,11 +182,11 @@ class Request:
 
     url: str
     revision: str | None = None
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
     model_id: str | None = None
     version: str | None = None
-    aliases: tuple[str, ...] = ()
+    aliases: Sequence[str] = ()
     model_type: ModelType | None = None
 
     def __post_init__(self) -> None:
