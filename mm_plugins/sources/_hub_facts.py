@@ -9,6 +9,8 @@ from typing import Any
 FACT_LIMIT = 16_384
 """The most bytes of card data, and of tags, that are kept."""
 
+DEPTH_LIMIT = 20
+
 
 def license_of(info: Any) -> str | None:
     """The licence that the tags or the card name."""
@@ -33,20 +35,18 @@ def facts_of(info: Any, asked_revision: str) -> dict[str, Any]:
 
 
 def _bounded(value: Any) -> Any:
-    try:
-        safe = _json_safe(value)
-        small = len(json.dumps(safe)) <= FACT_LIMIT
-    except RecursionError:
-        small = False
-    return safe if small else {"note": "left out: too large"}
+    safe = _json_safe(value)
+    return safe if len(json.dumps(safe)) <= FACT_LIMIT else {"note": "left out: too large"}
 
 
-def _json_safe(value: Any) -> Any:
+def _json_safe(value: Any, depth: int = 0) -> Any:
     """`value` with everything that JSON does not know as text: dates, NaN, and the like."""
+    if depth > DEPTH_LIMIT:
+        return "left out: too deep"
     if isinstance(value, dict):
-        return {_text(key): _json_safe(item) for key, item in value.items()}
+        return {_text(key): _json_safe(item, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_json_safe(item) for item in value]
+        return [_json_safe(item, depth + 1) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value if isinstance(value, (int, float, bool, type(None))) else _text(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import pytest
 
@@ -296,6 +297,16 @@ def test_ranges_of_a_file_of_sixty_gigabytes(hub, source):
     assert whole == f"bytes=0-{(8 << 30) - 1}"
 
 
+def test_ranges_join_without_a_seam(hub, source, monkeypatch):
+    """A file that is larger than one request may ask for comes whole, range after range."""
+    monkeypatch.setattr("mm_plugins.sources.huggingface.RANGE_LIMIT", 1_000_000)
+    hub.add_repo("org/m", files={"w.bin": WEIGHTS})
+    (file,) = snapshot(source).files
+    assert read(source, file, 10) == WEIGHTS[10:]
+    asked = [r.range for r in hub.requests if r.range]
+    assert (len(asked), asked[1]) == (6, "bytes=1000010-2000009")
+
+
 def test_fewer_bytes_than_promised(hub, source):
     """A body that ends early, though its own length fits, is a passing fault after what came."""
     hub.add_repo("org/m", files={"w.bin": WEIGHTS})
@@ -426,6 +437,7 @@ def test_facts_are_json_and_small(hub, source, local):
     assert shot.facts["card"]["score"] == "nan"
     assert shot.facts["card"]["base_model"] == "x"
     assert "note" in snapshot(source, "hf://org/big").facts["card"]
+    assert json.dumps(snapshot(source, "hf://org/deep").facts["card"]).count("[") < 30
     with ModelManager(backend=local) as manager:
         for model in ("org/m", "org/big", "org/deep"):
             assert manager.pull(f"hf://{model}").entry.model_id == model
