@@ -181,14 +181,21 @@ def make_file_system(*, project: str | None, token: str | None, endpoint_url: st
     if token is None and (os.environ.get("STORAGE_EMULATOR_HOST") or endpoint_url):
         token = "anon"  # noqa: S105  # gcsfs's word for none
     options = {"project": project} if project else {}
-    return gcsfs.GCSFileSystem(
-        token=token,
-        endpoint_url=endpoint_url,
-        session_kwargs={"trust_env": True},  # the proxies of the environment
-        use_listings_cache=False,
-        skip_instance_cache=True,
-        **options,
-    )
+    try:
+        return gcsfs.GCSFileSystem(
+            token=token,
+            endpoint_url=endpoint_url,
+            session_kwargs={"trust_env": True},  # the proxies of the environment
+            use_listings_cache=False,
+            skip_instance_cache=True,
+            **options,
+        )
+    except Exception as error:
+        # Only credentials are looked for here, and they fail in any way they like.
+        raise AuthError(
+            f"Google's credentials cannot be used: {redact(f'{type(error).__name__}: {error}')}",
+            hint=_HOW_TO_SIGN_IN,
+        ) from error
 
 
 def _error_for(status: int, headers: Mapping[str, str], body: bytes, name: str) -> MMError:

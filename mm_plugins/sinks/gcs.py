@@ -33,6 +33,7 @@ from mm_plugins.sinks._patience import ATTEMPTS, read_on
 
 _READ = 4 << 20
 _NOT_THERE = frozenset({404})
+_PAGE = 1000
 _DELETERS = 16
 
 
@@ -154,7 +155,7 @@ class GcsSink(Sink):
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Pages of 1,000, always asked anew. Folder markers, which end in a slash, are left out."""
-        params = {"prefix": self._base + check_prefix(prefix), "maxResults": "1000"}
+        params = {"prefix": self._base + check_prefix(prefix), "maxResults": str(_PAGE)}
         while True:
             page = self._api.ask(
                 "GET", f"/storage/v1/b/{self._bucket}/o", name=self.root, params=params

@@ -41,6 +41,7 @@ from mm_plugins.sinks._s3_api import RangeError, S3Api, make_file_system
 _READ = 4 << 20
 _COPY_LIMIT = 5 << 30
 _COPY_PART = 1 << 30
+_PAGE = 1000
 _DELETE_LIMIT = 1000
 _MARK = "mm-created-by"
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
@@ -183,7 +184,7 @@ class S3Sink(Sink):
         start = self._base + check_prefix(prefix)
         more: dict[str, Any] = {}
         while True:
-            page = self._api.ask("list_objects_v2", self.root, Prefix=start, **more)
+            page = self._api.ask("list_objects_v2", self.root, Prefix=start, MaxKeys=_PAGE, **more)
             for found in page.get("Contents", ()):
                 key = found["Key"][len(self._base) :]
                 if key and not key.endswith("/"):
