@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from mm_core.exceptions import MissingExtraError, StorageError
+from mm_core.exceptions import MissingExtraError
+from mm_core.testing._process import free_port, wait_for
 from mm_core.testing.material import without_proxy
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class GcsServer:
         self._binary = _find_binary()
         self._folder = tempfile.TemporaryDirectory(prefix="mm-gcs-")
         self._process: subprocess.Popen[bytes] | None = None
-        self.endpoint_url = f"http://127.0.0.1:{_free_port()}"
+        self.endpoint_url = f"http://127.0.0.1:{free_port()}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -55,7 +54,7 @@ class GcsServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        self._wait()
+        wait_for(self._process, int(port), name=self._binary.name)
         return self
 
     def __exit__(
@@ -81,21 +80,6 @@ class GcsServer:
         )
         assert answer.status in (200, 409), answer.data
 
-    def _wait(self) -> None:
-        port = int(self.endpoint_url.rpartition(":")[2])
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            assert self._process is not None
-            if self._process.poll() is not None:
-                break
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            except OSError:
-                time.sleep(0.02)
-            else:
-                return
-        raise StorageError(f"{self._binary.name} did not start on {self.endpoint_url}")
-
 
 def _find_binary() -> Path:
     import importlib.metadata
@@ -120,9 +104,3 @@ def _machine() -> str:
     import platform
 
     return platform.machine()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,13 +1,19 @@
-"""An S3 server on loopback: moto, made linearizable where the registry needs it."""
+"""S3 servers on loopback: moto, made linearizable where the registry needs it, and ministack."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mm_core.exceptions import MissingExtraError
+from mm_core.testing._process import free_port, wait_for
 from mm_core.testing.material import without_proxy
 
 if TYPE_CHECKING:
@@ -80,6 +86,59 @@ class S3Server:
         pool = urllib3.PoolManager()
         answer = pool.request("PUT", f"{self.endpoint_url}/{name}")
         assert answer.status in (200, 409), answer.data
+
+
+class MinistackServer(S3Server):
+    """The same by ministack, in a process of its own.
+
+    It checks checksums and conditions as AWS does, and starts in half a second.
+    Needs the packages ministack and hypercorn.
+    """
+
+    def __init__(self) -> None:
+        if importlib.util.find_spec("ministack") is None:
+            raise MissingExtraError(
+                "this S3 server for tests is not installed", hint="pip install ministack hypercorn"
+            )
+        self.requests = []
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="mm-s3-")
+
+    @property
+    def endpoint_url(self) -> str:
+        """The server's URL."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def __enter__(self) -> Self:
+        # ministack's own command would bind all interfaces.
+        self._process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "hypercorn",
+                "ministack.app:app",
+                "-b",
+                f"127.0.0.1:{self._port}",
+            ],
+            env={**os.environ, "IOT_MTLS_ENABLED": "0", "SERVICES": "s3"},
+            cwd=self._folder.name,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_for(self._process, self._port, name="ministack")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._folder.cleanup()
 
 
 def _say_nothing(*_: object) -> None:
