@@ -27,6 +27,7 @@ _EXPORTS = {
     "mm_core.integrity": ("file_sha256", "verify_file_integrity"),
     "mm_core.redaction": ("redact", "redact_url", "remember_secret"),
     "mm_core.schemas": (
+        "parse_rfc3339",
         "Action",
         "Manifest",
         "ModelEntry",
@@ -137,6 +138,7 @@ if TYPE_CHECKING:
     from mm_core.schemas import StoredFile as StoredFile
     from mm_core.schemas import StoredObject as StoredObject
     from mm_core.schemas import TransferEvent as TransferEvent
+    from mm_core.schemas import parse_rfc3339 as parse_rfc3339
     from mm_core.sink import Sink as Sink
     from mm_core.source import Buffer as Buffer
     from mm_core.source import Source as Source

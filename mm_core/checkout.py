@@ -16,7 +16,8 @@ def refuse_foreign_files(folder: Path, manifest: Manifest) -> None:
     ours = {file.path for file in manifest.files}
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
-        if not path.is_dir() and name not in ours and not path.name.startswith("."):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not path.is_dir() and name not in ours and not hidden:
             raise ConflictError(
                 f"{str(folder)!r} holds {name!r}, which is not part of this version",
                 hint="choose an empty folder, so that no loader mixes two versions",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
 from mm_core.config import Settings
+from mm_core.exceptions import MMError
 from mm_core.manager import ModelManager
 from mm_core.metrics import track_performance
 from mm_core.registry import ModelRegistry
@@ -45,13 +47,15 @@ class ModelDownloader:
     ) -> ModelEntry:
         """The entry of `model_id`, downloaded if the registry has none that is AVAILABLE.
 
-        `revision` is a branch, tag or commit of the Hub, ``main`` without it.
+        With `revision`, a branch, tag or commit of the Hub, the Hub is always
+        asked which commit that is now.
         While it runs the registry shows DOWNLOADING; afterwards AVAILABLE, or
         FAILED and the error is raised (see `mm_core.exceptions`).
         """
-        existing = await asyncio.to_thread(self.registry.get_model, model_id)
-        if existing is not None and existing.status == ModelStatus.AVAILABLE:
-            return existing
+        if revision is None:
+            existing = await asyncio.to_thread(self.registry.get_model, model_id)
+            if existing is not None and existing.status == ModelStatus.AVAILABLE:
+                return existing
         source = f"hf://{model_id}"
         plan = await asyncio.to_thread(
             self._manager.plan, source, revision=revision, model_type=model_type
@@ -66,7 +70,7 @@ class ModelDownloader:
                 jobs=self.max_workers,
             )
         except BaseException:
-            self._set_status(entry, ModelStatus.FAILED)
+            await asyncio.shield(asyncio.to_thread(self._give_up, entry))
             raise
         await asyncio.to_thread(self._set_status, entry, ModelStatus.AVAILABLE)
         return replace(
@@ -96,6 +100,13 @@ class ModelDownloader:
             source=plan.snapshot.source,
             metadata=dict(plan.snapshot.facts),
         )
+
+    def _give_up(self, entry: ModelEntry) -> None:
+        """FAILED, unless another download of the same has made it AVAILABLE meanwhile."""
+        with contextlib.suppress(MMError):  # the first error is the one to tell
+            now = self.registry.get_model(entry.model_id, entry.version)
+            if now is None or now.status != ModelStatus.AVAILABLE:
+                self._set_status(entry, ModelStatus.FAILED)
 
     def _announce(self, entry: ModelEntry) -> None:
         if not self.registry.add_model(entry):

@@ -33,9 +33,12 @@ def read_safetensors_header(read: ReadRange, *, size: int) -> dict[str, Any]:
         metadata = header.pop("__metadata__", {})
         dtypes: dict[str, int] = {}
         for tensor in header.values():
-            count = math.prod(tensor["shape"])
+            shape = tensor["shape"]
+            if not all(isinstance(side, int) and side >= 0 for side in shape):
+                raise ValueError(f"{shape!r:.80} is no shape")
+            count = math.prod(shape)
             dtypes[tensor["dtype"]] = dtypes.get(tensor["dtype"], 0) + count
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"not a safetensors file: {error}") from error
     return {
         "format": "safetensors",

@@ -15,12 +15,21 @@ from typing import TYPE_CHECKING, Any
 from mm_core.backends import open_sink, open_source
 from mm_core.checkout import refuse_foreign_files
 from mm_core.config import Settings, load_settings
-from mm_core.exceptions import ConfigError, ConflictError, IntegrityError, MMError
+from mm_core.exceptions import (
+    CancelledError,
+    ConfigError,
+    ConflictError,
+    IntegrityError,
+    MMError,
+    NotFoundError,
+    TransientError,
+)
 from mm_core.formats import read_safetensors_header
 from mm_core.hookspecs import PlanContext
 from mm_core.manifests import bytes_by_action, difference, manifest_of
+from mm_core.names import version_prefix
 from mm_core.notices import Notices
-from mm_core.planning import make_plan, name_version, version_prefix
+from mm_core.planning import make_plan, name_version
 from mm_core.plugins import Plugins
 from mm_core.redaction import redact
 from mm_core.registry import Claim, ModelRegistry
@@ -42,7 +51,7 @@ from mm_core.stored import StoredSource
 from mm_core.transfer import Progress, TransferOptions, transfer
 from mm_core.transfer.retry import RetryPolicy
 from mm_core.transfer.stop import Stop
-from mm_core.verification import VerifyReport, verify_manifests
+from mm_core.verification import VerifyReport, verify_entries
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -168,10 +177,11 @@ class ModelManager:
                     backend.sink,
                     options=self._options(jobs),
                     on_event=self._notices.event,
-                    cancelled=stop,
+                    cancelled=Stop(stop, begun.lost),
                 )
                 for file in stored:
                     self.plugins.hook.mm_file_stored(file=file, sink=backend.sink)
+                _delete_strays(backend.sink, plan)
                 entry = backend.registry.add(begun, manifest_of(plan, stored), aliases=plan.aliases)
         self._committed(backend, entry)
         return Pulled(entry=entry, backend=backend.name, **bytes_by_action(stored))
@@ -186,8 +196,9 @@ class ModelManager:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             cancelled.set()
-            with contextlib.suppress(MMError):
-                await work
+            while not work.done():  # also when cancelled again
+                with contextlib.suppress(MMError, asyncio.CancelledError):
+                    await asyncio.shield(work)
             raise
 
     def push(
@@ -233,9 +244,10 @@ class ModelManager:
         """A folder on the local disk with the verified files of a stored version.
 
         `reference` is ``ID``, ``ID@VERSION`` or ``ID:ALIAS``. Without `output`, a
-        version in a local backend is used where it stands, and one from elsewhere
-        is kept in the user's cache folder. Files that are there already are
-        verified and not fetched again.
+        version in a local backend is used where it stands (it was verified when it
+        was stored; `verify` looks again), and one from elsewhere is kept in the
+        user's cache folder. Files that are there already are verified and not
+        fetched again.
 
         Raises `NotFoundError`, and `ConflictError` where `output` holds other files.
         """
@@ -308,8 +320,15 @@ class ModelManager:
             entries = place.registry.list_models(status=ModelStatus.AVAILABLE)
         else:
             entries = [place.registry.resolve(reference)]
-        manifests = [place.registry.manifest(entry) for entry in entries if entry.manifest]
-        return verify_manifests(place.sink, manifests, deep=deep, jobs=self.settings.defaults.jobs)
+        if reference is None:  # entries that were only registered have their files elsewhere
+            entries = [entry for entry in entries if entry.manifest]
+        return verify_entries(
+            place.registry,
+            entries,
+            deep=deep,
+            jobs=self.settings.defaults.jobs,
+            cancelled=Stop(self._cancelled),
+        )
 
     def remove(self, reference: str, *, backend: str | None = None) -> ModelEntry:
         """Take a version out of use: it becomes DELETED, and its aliases go. No file is touched."""
@@ -365,8 +384,9 @@ class ModelManager:
         prefix = version_prefix(model_id, name_version(request, snapshot))
         known: dict[str, str] = {}
         for entry in self._siblings(backend, model_id):
-            manifest = backend.registry.manifest(entry)
-            known.update((file.sha256, file.key) for file in manifest.files)
+            with contextlib.suppress(NotFoundError, IntegrityError):  # verify tells of those
+                files = backend.registry.manifest(entry).files
+                known.update((file.sha256, file.key) for file in files)
         return make_plan(
             request,
             snapshot,
@@ -396,7 +416,7 @@ class ModelManager:
         self, backend: _Backend, plan: Plan, *, wait: bool, cancelled: threading.Event
     ) -> Claim | ModelEntry:
         def on_wait(*_: object) -> None:
-            message = f"another process is fetching {plan.model_id} {plan.version}; waiting for it"
+            message = f"{plan.model_id} {plan.version} is in the hands of another process; waiting"
             self._notices.event(
                 TransferEvent(kind="waiting", model_id=plan.model_id, message=message)
             )
@@ -433,6 +453,12 @@ class ModelManager:
             reason = redact(str(error)) or type(error).__name__
             with contextlib.suppress(MMError):  # the first error is the one to tell
                 backend.registry.abandon(claim, reason)
+            if isinstance(error, CancelledError) and claim.lost.is_set():
+                raise TransientError(
+                    f"the backend was out of reach for so long that the claim on {claim.model_id} "
+                    f"{claim.version} is lost; another process may be fetching it now",
+                    hint="pull again: what is stored is found",
+                ) from error
             raise
 
     def _committed(self, backend: _Backend, entry: ModelEntry) -> None:
@@ -457,7 +483,16 @@ class ModelManager:
         import platformdirs
 
         cache = platformdirs.user_cache_path("model-manager")
-        return cache / "models" / str(place.registry.id) / entry.model_id / entry.version
+        folder = cache / "models" / str(place.registry.id) / entry.model_id / entry.version
+        return folder / (entry.manifest or "")[:12]  # a version may be removed and made anew
+
+
+def _delete_strays(sink: Sink, plan: Plan) -> None:
+    """Nothing but the plan's files may stand in a folder that loaders are given."""
+    keys = {planned.key for planned in plan.files}
+    strays = [stored.key for stored in sink.list(plan.prefix) if stored.key not in keys]
+    if strays:
+        sink.delete(strays)
 
 
 def _range_reader(sink: Sink, key: str) -> Callable[[int, int], bytes]:

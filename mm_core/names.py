@@ -123,9 +123,9 @@ def fold(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def is_commit(text: str) -> bool:
-    """Whether `text` is a full git commit: 40 lower-case hex digits."""
-    return _COMMIT.fullmatch(text) is not None
+def version_prefix(model_id: str, version: str) -> str:
+    """The key prefix of a version's files, with the slash at its end."""
+    return f"models/{model_id}/{version}/"
 
 
 def _check_label(label: str, what: str) -> str:

@@ -8,16 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mm_core.exceptions import NotFoundError, UsageError
-from mm_core.names import check_model_id, check_paths, check_version
+from mm_core.names import check_model_id, check_paths, check_version, version_prefix
 from mm_core.schemas import Action, Plan, PlannedFile, RemoteFile, Request, Snapshot
-
-MODELS = "models/"
-"""The folder of all models below a backend's root."""
-
-
-def version_prefix(model_id: str, version: str) -> str:
-    """The key prefix of a version's files, with the slash at its end."""
-    return f"{MODELS}{model_id}/{version}/"
 
 
 def make_plan(

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from mm_core.exceptions import IntegrityError, NotFoundError
-from mm_core.schemas import Manifest, RemoteFile, StoredFile
+from mm_core.exceptions import CancelledError, IntegrityError, NotFoundError
+from mm_core.names import version_prefix
+from mm_core.registry import ModelRegistry
+from mm_core.schemas import Manifest, ModelEntry, RemoteFile, StoredFile
 from mm_core.sink import Sink
 from mm_core.transfer.hashing import Check
 from mm_core.transfer.pool import run_parallel
@@ -50,29 +52,56 @@ class VerifyReport:
         return {"ok": self.ok, "checked": self.checked, "bad": [b.to_json() for b in self.bad]}
 
 
-def verify_manifests(
-    sink: Sink, manifests: Iterable[Manifest], *, deep: bool, jobs: int
+def verify_entries(
+    registry: ModelRegistry,
+    entries: Iterable[ModelEntry],
+    *,
+    deep: bool,
+    jobs: int,
+    cancelled: threading.Event,
 ) -> VerifyReport:
-    """Compare every file of `manifests` with what `sink` holds, `jobs` files at once.
+    """Compare every file of `entries` with what their sink holds, `jobs` files at once.
 
-    The size alone, or with `deep` the sha256 of all bytes. Changes nothing.
+    The size alone, or with `deep` the sha256 of all bytes. A manifest that is
+    lost or damaged, and a file in a version's folder that is none of its files,
+    are findings, too. Changes nothing.
     """
-    files = [(manifest, file) for manifest in manifests for file in manifest.files]
+    files: list[tuple[ModelEntry, StoredFile]] = []
+    bad: list[BadFile] = []
+    for entry in entries:
+        try:
+            manifest = registry.manifest(entry)
+        except (NotFoundError, IntegrityError) as error:
+            if entry.manifest is None:
+                raise
+            bad.append(_finding(entry, "", str(error)))
+            continue
+        files += [(entry, file) for file in manifest.files]
+        bad += _strays(registry.sink, entry, manifest)
 
-    def look(item: tuple[Manifest, StoredFile]) -> BadFile | None:
-        manifest, file = item
-        reason = _complaint(sink, file, deep=deep)
-        if reason is None:
-            return None
-        return BadFile(
-            model_id=manifest.model_id, version=manifest.version, path=file.path, reason=reason
-        )
+    def look(item: tuple[ModelEntry, StoredFile]) -> BadFile | None:
+        entry, file = item
+        reason = _complaint(registry.sink, file, deep=deep, cancelled=cancelled)
+        return None if reason is None else _finding(entry, file.path, reason)
 
-    found = run_parallel(look, files, jobs=jobs, cancelled=threading.Event())
-    return VerifyReport(checked=len(files), bad=tuple(bad for bad in found if bad is not None))
+    found = run_parallel(look, files, jobs=jobs, cancelled=cancelled)
+    return VerifyReport(checked=len(files), bad=(*bad, *(one for one in found if one is not None)))
 
 
-def _complaint(sink: Sink, file: StoredFile, *, deep: bool) -> str | None:
+def _finding(entry: ModelEntry, path: str, reason: str) -> BadFile:
+    return BadFile(model_id=entry.model_id, version=entry.version, path=path, reason=reason)
+
+
+def _strays(sink: Sink, entry: ModelEntry, manifest: Manifest) -> list[BadFile]:
+    prefix = version_prefix(entry.model_id, entry.version)
+    keys = {file.key for file in manifest.files}
+    strays = [stored.key for stored in sink.list(prefix) if stored.key not in keys]
+    return [_finding(entry, key[len(prefix) :], "it is no file of this version") for key in strays]
+
+
+def _complaint(
+    sink: Sink, file: StoredFile, *, deep: bool, cancelled: threading.Event
+) -> str | None:
     stored = sink.stat(file.key)
     if stored is None:
         return "missing"
@@ -83,7 +112,8 @@ def _complaint(sink: Sink, file: StoredFile, *, deep: bool) -> str | None:
     check = Check(RemoteFile(path=file.path))
     try:
         for _ in check.through(sink.read(file.key)):
-            pass
+            if cancelled.is_set():
+                raise CancelledError("stopped")
     except (NotFoundError, IntegrityError) as error:
         return str(error)
     return None if check.sha256 == file.sha256 else f"its sha256 is {check.sha256}"

@@ -138,7 +138,7 @@ def flag_layer(overrides: Mapping[str, Any], cwd: Path) -> Layer:
     """The settings that flags gave, as ``{"defaults.jobs": 4}`` or nested; None is "not given"."""
     layer = Layer({}, {})
     for key, value in overrides.items():
-        for path, leaf in _leaves(value, tuple(key.split("."))):
+        for path, leaf in _settings(value, tuple(key.split("."))):
             if leaf is not None:
                 flag = str(path[-1]).replace("_", "-")
                 _put(layer, path, leaf, Origin(label=f"--{flag} flag", folder=cwd))
@@ -195,6 +195,15 @@ def _put(layer: Layer, path: KeyPath, value: Any, origin: Origin) -> None:
             raise ConfigError(f"{origin}: {dotted(path[:depth])} is set as a whole and in part")
     here[path[-1]] = value
     layer.origins[path] = origin
+
+
+def _settings(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+    """Like `_leaves`, with a list as one value."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _settings(inner, (*path, str(key)))
+    else:
+        yield path, list(value) if isinstance(value, tuple) else value
 
 
 def _leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:

@@ -100,6 +100,9 @@ class Beginner:
             if isinstance(error, ConflictError) and self._log.refresh().row(*self._names) != row:
                 return None
             raise
+        except BaseException:
+            claim.close()
+            raise
         if held is not None:
             discard_heartbeat(sink, held)
         return claim

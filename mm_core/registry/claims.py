@@ -12,12 +12,14 @@ import threading
 import time
 import uuid
 import weakref
+from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mm_core.exceptions import MMError
-from mm_core.registry.layout import PROBE_PREFIX, claim_key, version_prefix
+from mm_core.names import version_prefix
+from mm_core.registry.layout import PROBE_PREFIX, claim_key
 from mm_core.registry.processes import is_dead
 from mm_core.registry.state import Row, open_claim
 from mm_core.schemas import canonical_json
@@ -46,12 +48,19 @@ class Claim:
         self.version = version
         self.prefix = version_prefix(model_id, version)
         self._sink = sink
+        self.lost = threading.Event()
+        """Set when others may take the claim over: whoever still writes must stop."""
         self._stop = threading.Event()
+        heart = _Heart(
+            sink=sink,
+            key=claim_key(claim_id),
+            body=self._body(),
+            interval=interval,
+            stop=self._stop,
+            lost=self.lost,
+        )
         self._thread = threading.Thread(
-            target=_beat,
-            args=(sink, claim_key(claim_id), self._body(), interval, self._stop),
-            name=f"mm-claim-{claim_id[:8]}",
-            daemon=True,
+            target=heart.beat, name=f"mm-claim-{claim_id[:8]}", daemon=True
         )
         # A claim that nobody holds any more must not look alive.
         weakref.finalize(self, self._stop.set)
@@ -103,15 +112,36 @@ def discard_heartbeat(sink: Sink, claim_id: str) -> None:
         )
 
 
-def _beat(sink: Sink, key: str, body: bytes, interval: float, stop: threading.Event) -> None:
-    pause = interval
-    while not stop.wait(pause):
-        try:
-            sink.put(key, body)
-            pause = interval
-        except Exception as error:  # noqa: BLE001  # a heartbeat outlives what a plugin raises
-            pause = interval / 4
-            logger.warning("a heartbeat failed", extra={"key": key, "error": str(error)})
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Heart:
+    """What beats. It knows no claim, so that a claim that nobody holds can stop it."""
+
+    sink: Sink
+    key: str
+    body: bytes
+    interval: float
+    stop: threading.Event
+    lost: threading.Event
+
+    def beat(self) -> None:
+        """Beat every `interval` seconds; after two of them without a beat, the claim is lost."""
+        pause, last = self.interval, _now()
+        while not self.stop.wait(pause):
+            if _now() - last > 2 * self.interval:
+                self.lost.set()
+            try:
+                self.sink.put(self.key, self.body)
+                pause, last = self.interval, _now()
+            except Exception as error:  # noqa: BLE001  # a heartbeat outlives what a plugin raises
+                pause = self.interval / 4
+                facts = {"key": self.key, "error": str(error)}
+                logger.warning("a heartbeat failed", extra=facts)
+
+
+def _now() -> float:
+    """Seconds on a clock that also runs while the machine sleeps, where there is one."""
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boot is None else time.clock_gettime(boot)
 
 
 class Watch:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mm_core.exceptions import IntegrityError, NotFoundError, UsageError
-from mm_core.registry.layout import manifest_key, version_prefix
+from mm_core.names import version_prefix
+from mm_core.registry.layout import manifest_key
 from mm_core.registry.state import Record, Row, State, is_available
 from mm_core.schemas import (
     Manifest,

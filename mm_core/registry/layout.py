@@ -44,11 +44,6 @@ def claim_key(claim_id: str) -> str:
     return f"{CLAIM_PREFIX}{claim_id}"
 
 
-def version_prefix(model_id: str, version: str) -> str:
-    """The folder of a version, with a trailing slash: its files lie under it by their own names."""
-    return f"models/{model_id}/{version}/"
-
-
 def create_once(sink: Sink, key: str, data: bytes, deadline: Deadline) -> bool:
     """Make the object under `key`; True if it holds `data` now, False if it is another's.
 

@@ -17,6 +17,7 @@ from mm_core.exceptions import (
     MMError,
     OfflineError,
     TransientError,
+    UsageError,
 )
 from mm_core.registry.chain import CommitRecord, Patience, read_commits, refuse_gap
 from mm_core.registry.checkpoint import is_due, read_checkpoint, write_checkpoint
@@ -122,11 +123,16 @@ class Log:
         ask = _Ask(operations)
         with self._guard:
             self._queue.append(ask)
-        with self._committing:
-            if not ask.settled:
-                with self._guard:
-                    batch, self._queue = self._queue, []
-                self._settle(batch)
+        try:
+            with self._committing:
+                if not ask.settled:
+                    with self._guard:
+                        batch, self._queue = self._queue, []
+                    self._settle(batch)
+        except BaseException:  # interrupted while waiting: nobody else may carry it out later
+            with self._guard:
+                self._queue = [other for other in self._queue if other is not ask]
+            raise
         return ask.result()
 
     def _settle(self, batch: list[_Ask]) -> None:
@@ -174,9 +180,13 @@ class Log:
                 ask.state = state
                 continue
             try:
+                canonical_json([*ask.operations])
                 tentative = transition(tentative, ask.operations)
             except MMError as error:
                 refused.append((ask, error))
+            except (ValueError, TypeError) as error:
+                reason = UsageError(f"this cannot be recorded as JSON: {error}")
+                refused.append((ask, reason))
             else:
                 accepted.append(ask)
                 operations.extend(ask.operations)

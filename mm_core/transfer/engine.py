@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from mm_core.exceptions import IntegrityError, NotFoundError, TransientError
+from mm_core.exceptions import CancelledError, IntegrityError, NotFoundError, TransientError
+from mm_core.redaction import redact
 from mm_core.schemas import Action, Plan, PlannedFile, RemoteFile, StoredFile, TransferEvent
 from mm_core.sink import Sink
 from mm_core.source import Buffer, Source
@@ -142,10 +143,16 @@ class _Engine:
     def _watch(self, file: RemoteFile, buffers: Iterable[Buffer], check: Check) -> Iterator[Buffer]:
         due = time.monotonic() + PROGRESS_EVERY
         for buffer in buffers:
+            self._heed_stop()
             yield buffer
             if time.monotonic() >= due:
                 self._emit("progress", file, check.size)
                 due = time.monotonic() + PROGRESS_EVERY
+        self._heed_stop()  # the last moment before the sink makes the bytes visible
+
+    def _heed_stop(self) -> None:
+        if self.stop.is_set():
+            raise CancelledError("stopped")
 
     def _on_retry(self, file: RemoteFile) -> Callable[[TransientError, int, float], None]:
         def note(error: TransientError, offset: int, delay: float) -> None:
@@ -162,7 +169,7 @@ class _Engine:
                 path=file.path,
                 done=done,
                 total=file.size,
-                message=message,
+                message=None if message is None else redact(message),
             )
         )
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextvars
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from mm_core.exceptions import CancelledError
+from mm_core.exceptions import CancelledError, UsageError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,6 +27,8 @@ def run_parallel(
     nothing more, waits for what runs, and is raised. The threads are daemons:
     one that is stuck in a read cannot keep an interrupted process alive.
     """
+    if jobs < 1:
+        raise UsageError(f"jobs must be 1 or more, not {jobs}")
     todo: queue.SimpleQueue[int] = queue.SimpleQueue()
     done: queue.SimpleQueue[tuple[int, R | None, BaseException | None]] = queue.SimpleQueue()
     for index in range(len(items)):
@@ -51,11 +54,11 @@ def run_parallel(
         )
         for _ in range(min(jobs, len(items)))
     ]
-    for thread in threads:
-        thread.start()
     results: dict[int, R | None] = {}
     failure: BaseException | None = None
     try:
+        for thread in threads:
+            thread.start()
         for _ in items:
             index, result, error = done.get()
             results[index] = result
@@ -63,8 +66,10 @@ def run_parallel(
                 failure = error
     except BaseException:
         cancelled.set()
+        deadline = time.monotonic() + GRACE
         for thread in threads:
-            thread.join(GRACE)
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - time.monotonic()))
         raise
     if failure is not None:
         raise failure

@@ -16,6 +16,7 @@ from mm_core import (
     AlreadyExistsError,
     Buffer,
     ConfigError,
+    IntegrityError,
     InvalidNameError,
     NotFoundError,
     PluginConfig,
@@ -24,6 +25,7 @@ from mm_core import (
     StoredObject,
     TransientError,
     hookimpl,
+    parse_rfc3339,
     redact_url,
 )
 from mm_plugins._fsspec import make_file_system, protocol_of, speaks, translated
@@ -98,10 +100,19 @@ class FsspecSink(Sink):
         try:
             count = self._write_part(part, chunks)
             check_size(key, count, size)
+            self._check_stored(key, part, count)
             self._ask(lambda fs: fs.mv(part, target))
         except BaseException:
             self._remove(part)
             raise
+
+    def _check_stored(self, key: str, path: str, count: int) -> None:
+        """What the store says it holds: some of fsspec's uploads are cut short without a word."""
+        found = self._info(path)
+        if found is None or found["size"] != count:
+            raise IntegrityError(
+                f"{key!r}: {self.root} did not keep the {count} bytes it was given"
+            )
 
     def create(self, key: str, data: bytes) -> None:
         """By the store's own condition; `StorageError` where it has none."""
@@ -251,5 +262,5 @@ def _as_time(moment: Any) -> datetime:
     if isinstance(moment, datetime):
         return moment.astimezone(timezone.utc)
     if isinstance(moment, str):
-        return datetime.fromisoformat(moment.replace("Z", "+00:00")).astimezone(timezone.utc)
+        return parse_rfc3339(moment).astimezone(timezone.utc)
     return datetime.fromtimestamp(float(moment), timezone.utc)

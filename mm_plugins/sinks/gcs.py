@@ -7,7 +7,7 @@ import json
 import secrets
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
+from datetime import timezone
 from itertools import chain
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -21,8 +21,10 @@ from mm_core import (
     PluginConfig,
     Sink,
     SourceChangedError,
+    StorageError,
     StoredObject,
     hookimpl,
+    parse_rfc3339,
     redact,
 )
 from mm_plugins.sinks._gcs_api import GcsApi, make_file_system
@@ -213,7 +215,9 @@ class GcsSink(Sink):
             params={"uploadType": "resumable", "name": self._base + key},
             headers={"X-Upload-Content-Type": "application/octet-stream"},
         )
-        url = str(answer.headers["Location"])
+        url = answer.headers.get("Location")
+        if url is None:
+            raise StorageError(f"{self._name(key)}: GCS named no place to upload to")
         return ResumableUpload(self._api, url, name=self._name(key), asks=self._api.is_googles)
 
     def _check_stored(
@@ -275,5 +279,5 @@ def _related(boundary: str, facts: bytes, data: Buffer) -> bytes:
 
 
 def _stored(key: str, found: dict[str, Any]) -> StoredObject:
-    moment = datetime.fromisoformat(found["updated"].replace("Z", "+00:00"))
+    moment = parse_rfc3339(found["updated"])
     return StoredObject(key=key, size=int(found["size"]), modified=moment.astimezone(timezone.utc))

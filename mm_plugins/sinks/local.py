@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
@@ -329,7 +330,8 @@ def _stored(key: str, status: os.stat_result) -> StoredObject | None:
 
 
 def _is_ours(name: str) -> bool:
-    return name.isprintable() and not _staging.is_staged(name)
+    shown = not any(unicodedata.category(char) in ("Cc", "Cs") for char in name)
+    return shown and not _staging.is_staged(name)
 
 
 @contextmanager

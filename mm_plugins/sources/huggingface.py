@@ -173,10 +173,14 @@ class HuggingFaceSource(Source):
         first = f"{self._endpoint}/api/models/{repo}/tree/{commit}?recursive=true"
         entries: list[Mapping[str, Any]] = []
         url: str | None = first
+        seen: set[str] = set()
         while url is not None:
-            if not same_origin(first, url) or len(entries) > MAX_ENTRIES:
+            if not same_origin(first, url) or len(entries) > MAX_ENTRIES or url in seen:
                 raise StorageError(f"the list of files of {repo} leads astray, or never ends")
+            seen.add(url)
             head, page = _patiently(partial(self._document, repo, url))
+            if not isinstance(page, list):
+                raise StorageError(f"the hub's list of files of {repo} is none")
             entries += [_entry(repo, item) for item in page]
             url = _next_page(head)
         return entries
@@ -286,7 +290,7 @@ def _is_set(name: str) -> bool:
 
 def _parse(url: str) -> tuple[str, str | None]:
     """The repository and the revision in ``hf://org/name[@revision]``."""
-    path, _, revision = url.removeprefix("hf://").partition("@")
+    path, _, revision = url.partition("://")[2].partition("@")
     parts = [part for part in path.split("/") if part]
     if parts[:1] in (["datasets"], ["spaces"]):
         raise UsageError(f"{url} is no model: {parts[0]} are not supported")

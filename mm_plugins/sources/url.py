@@ -9,7 +9,7 @@ import random
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
@@ -58,7 +58,8 @@ class UrlSource(Source):
     either there is none, and the caller must name a version. Works with servers
     that know ranges and with those that do not. The configured headers, and a
     user and password in the URL, go to the URL's own origin only, whatever it
-    redirects to; nothing redirects from a public host into a private network.
+    redirects to; a redirect from a public host into a private network is refused, as far
+    as the names say when they are looked up.
     """
 
     type = "url"
@@ -228,10 +229,10 @@ def _label(etag: str | None) -> str | None:
 def _size(head: Head) -> int | None:
     """From Content-Range of a ranged answer, else Content-Length; None if neither is there."""
     total = head.headers.get("content-range", "").rpartition("/")[2]
-    if total.isdigit():
+    if total.isascii() and total.isdigit():
         return int(total)
     length = head.headers.get("content-length", "")
-    return int(length) if length.isdigit() and head.status == 200 else None
+    return int(length) if length.isascii() and length.isdigit() and head.status == 200 else None
 
 
 def _refuse_host(url: str, allowed: tuple[str, ...]) -> None:
@@ -246,23 +247,23 @@ def _refuse_host(url: str, allowed: tuple[str, ...]) -> None:
 def _refuse_inward(url: str, first: str) -> None:
     """No redirect from a public host into this machine or a private network."""
     host = urlsplit(url).hostname or ""
-    if host == first or _is_private(first):
+    if host == first or _is_private(first, all):
         return
-    if _is_private(host):
+    if _is_private(host, any):
         raise PolicyError(
             f"a redirect to {host}, an address inside this network, was refused",
             hint="give the inner URL itself, if it is meant",
         )
 
 
-def _is_private(host: str) -> bool:
+def _is_private(host: str, quantifier: Callable[[Iterable[bool]], bool]) -> bool:
     if is_loopback(host.rstrip(".")):
         return True
     try:
         found = {str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(host, None)}
     except (OSError, UnicodeError):
         return False
-    return any(not _innermost(ipaddress.ip_address(address)).is_global for address in found)
+    return quantifier(not _innermost(ipaddress.ip_address(address)).is_global for address in found)
 
 
 def _innermost(

@@ -518,3 +518,42 @@ class TestFromASecondOrigin(TestOverXet):
         made = HuggingFaceSource(HuggingFaceSource.Config(endpoint=two_origins.endpoint))
         yield made
         made.close()
+
+
+@pytest.mark.parametrize("page", [b"[]", b"null", b"7"])
+def test_a_tree_that_never_ends_is_given_up(page):
+    """A page that names itself as the next, or that is no list, ends with a clear error."""
+    import http.server
+    import json
+    import threading
+
+    from mm_core import StorageError
+
+    class Liar(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            commit = "a" * 40
+            tree = "/tree/" in self.path
+            card = {"id": "org/m", "sha": commit, "tags": [], "siblings": []}
+            body = page if tree else json.dumps(card).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            if tree:
+                host = f"http://127.0.0.1:{self.server.server_address[1]}"
+                self.send_header("Link", f'<{host}{self.path}>; rel="next"')
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Liar)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+        source = HuggingFaceSource(HuggingFaceSource.Config(endpoint=endpoint))
+        with pytest.raises(StorageError):
+            snapshot(source)
+    finally:
+        server.shutdown()
+        server.server_close()

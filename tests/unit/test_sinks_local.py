@@ -383,6 +383,8 @@ def test_a_copy_takes_no_space(root, sink):
     sink.put("a", b"x")
     os.utime(root / "a", (1e9, 1e9))
     sink.copy("a", "b/c")
+    sink.copy("a", "b/c")
+    assert everything(root) == ["a", "b", "b/c"]
     assert (root / "a").samefile(root / "b" / "c")
     copied, fresh = sink.stat("b/c"), (sink.put("now", b""), sink.stat("now"))[1]
     assert abs((fresh.modified - copied.modified).total_seconds()) < 60
