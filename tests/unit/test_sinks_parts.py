@@ -1,6 +1,8 @@
-"""Cutting a stream into parts, and trying again."""
+"""Cutting a stream into parts, trying again, and reading times."""
 
 from __future__ import annotations
+
+from datetime import datetime, timezone
 
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from mm_core import AuthError, OfflineError, TransientError
 from mm_plugins.sinks import _patience
 from mm_plugins.sinks._parts import MIN_PART, Parts, part_size
+from mm_plugins.sinks._time import parse_time
 
 pytestmark = pytest.mark.unit
 
@@ -55,3 +58,20 @@ def test_patience_ends(monkeypatch):
         assert len(calls) == expected
     assert len(waits) == 4
     assert all(1.5 <= wait <= 3 for wait in waits)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-24T22:56:08.5Z",
+        "2026-11-24T22:56:08.500Z",
+        "2026-11-24T22:56:08.50000Z",
+        "2026-11-24T22:56:08.500000123z",
+        "2026-11-24T23:56:08.5+01:00",
+        "2026-11-24T22:56:08.5",
+    ],
+)
+def test_times_of_any_precision_are_read(text):
+    """Go trims zeros, Google gives three digits, others nine."""
+    assert parse_time(text) == datetime(2026, 11, 24, 22, 56, 8, 500_000, tzinfo=timezone.utc)
+    assert parse_time("2026-11-24T22:56:08Z").microsecond == 0
