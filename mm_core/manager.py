@@ -35,6 +35,7 @@ from mm_core.redaction import redact
 from mm_core.registry import Claim, ModelRegistry
 from mm_core.results import Got, Shown
 from mm_core.schemas import (
+    Action,
     ModelEntry,
     ModelStatus,
     ModelType,
@@ -167,7 +168,7 @@ class ModelManager:
             self._ask_policies(backend, plan)
             begun = self._begin(backend, plan, wait=wait, cancelled=stop)
             if isinstance(begun, ModelEntry):
-                return self._already(backend, plan, begun)
+                return self._already(backend, plan, begun, origin, stop)
             with self._abandon_on_error(backend, begun):
                 # The claim is ours only now: look again at what earlier attempts left.
                 plan = self._plan(backend, request, snapshot)
@@ -244,16 +245,17 @@ class ModelManager:
         """A folder on the local disk with the verified files of a stored version.
 
         `reference` is ``ID``, ``ID@VERSION`` or ``ID:ALIAS``. Without `output`, a
-        version in a local backend is used where it stands (it was verified when it
-        was stored; `verify` looks again), and one from elsewhere is kept in the
-        user's cache folder. Files that are there already are verified and not
-        fetched again.
+        version in a local backend is used where it stands: it was verified when it
+        was stored, and only the sizes are compared again (`verify` reads all). One
+        from elsewhere is kept in the user's cache folder. Files that are there
+        already are verified and not fetched again.
 
         Raises `NotFoundError`, and `ConflictError` where `output` holds other files.
         """
         place = self._backend(backend)
         entry = place.registry.resolve(reference)
         if output is None and isinstance(entry.path, Path):
+            self._refuse_damaged(place, entry)
             return Got(path=entry.path, entry=entry)
         folder = self._cache(place, entry) if output is None else Path(output).expanduser()
         manifest = place.registry.manifest(entry)
@@ -279,6 +281,20 @@ class ModelManager:
             cancelled=Stop(self._cancelled),
         )
         return Got(path=folder.resolve(), entry=entry)
+
+    @staticmethod
+    def _refuse_damaged(place: _Backend, entry: ModelEntry) -> None:
+        if entry.manifest is None:
+            return
+        report = verify_entries(
+            place.registry, [entry], deep=False, jobs=1, cancelled=threading.Event()
+        )
+        if not report.ok:
+            bad = report.bad[0]
+            raise IntegrityError(
+                f"{entry.model_id} {entry.version} is damaged: {bad.path}: {bad.reason}",
+                hint="pull the model again to mend it; `mm verify` tells all that is wrong",
+            )
 
     # -- what is stored --------------------------------------------------------------
 
@@ -431,7 +447,9 @@ class ModelManager:
             cancelled=cancelled,
         )
 
-    def _already(self, backend: _Backend, plan: Plan, entry: ModelEntry) -> Pulled:
+    def _already(
+        self, backend: _Backend, plan: Plan, entry: ModelEntry, origin: Source, stop: Stop
+    ) -> Pulled:
         """The entry that is there, if it is what the plan asks for."""
         other = difference(backend.registry.manifest(entry), plan.snapshot)
         if other is not None:
@@ -439,11 +457,47 @@ class ModelManager:
                 f"{entry.model_id} {entry.version} is there already, but not the same: {other}",
                 hint="a version never changes: name another with --version, or an id with --as",
             )
+        mended = self._mend(backend, plan, entry, origin, stop)
         for alias in plan.aliases:
             backend.registry.set_alias(entry.model_id, alias, entry.version)
         if plan.aliases:
             entry = backend.registry.resolve(f"{entry.model_id}@{entry.version}")
-        return Pulled(entry=entry, backend=backend.name, present_bytes=entry.size_bytes)
+        return Pulled(
+            entry=entry,
+            backend=backend.name,
+            fetched_bytes=mended,
+            present_bytes=entry.size_bytes - mended,
+        )
+
+    def _mend(
+        self, backend: _Backend, plan: Plan, entry: ModelEntry, origin: Source, stop: Stop
+    ) -> int:
+        """Fetch again what is missing or cut short of an AVAILABLE version; the bytes fetched.
+
+        The registry does not change: what comes must have the sha256 it states.
+        """
+        stored = {found.key: found.size for found in backend.sink.list(plan.prefix)}
+        files = {file.path: file for file in backend.registry.manifest(entry).files}
+        wanting = {path for path, file in files.items() if stored.get(file.key) != file.size}
+        again = tuple(
+            replace(
+                planned,
+                action=Action.FETCH,
+                file=replace(planned.file, sha256=files[planned.file.path].sha256),
+            )
+            for planned in plan.files
+            if planned.file.path in wanting
+        )
+        if again:
+            transfer(
+                replace(plan, files=again),
+                origin,
+                backend.sink,
+                options=self._options(None),
+                on_event=self._notices.event,
+                cancelled=stop,
+            )
+        return sum(files[planned.file.path].size for planned in again)
 
     @contextlib.contextmanager
     def _abandon_on_error(self, backend: _Backend, claim: Claim) -> Iterator[None]:

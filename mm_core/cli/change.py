@@ -143,7 +143,8 @@ def verify(state: State, /, reference: str | None, deep: bool) -> None:
             click.echo(output.clean(line))
     raise IntegrityError(
         f"{len(report.bad)} of {report.checked} files are not what the registry says",
-        hint="pull the model again: bad files are fetched anew",
+        hint="pull the model again to fetch what is missing or cut short; for wrong bytes of the "
+        "right size, delete those files first",
     )
 
 

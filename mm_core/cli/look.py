@@ -133,7 +133,7 @@ def history(state: State, /, model_id: str | None) -> None:
 
 def _list_lines(entries: list[ModelEntry]) -> Iterator[str]:
     if not entries:
-        yield "no models yet; `mm pull SOURCE` brings one, `mm demo` shows how"
+        click.echo("no models yet; `mm pull SOURCE` brings one, `mm demo` shows how", err=True)
         return
     header = ("MODEL", "VERSION", "TYPE", "SIZE", "STATUS", "ALIASES", "AGE")
     yield from output.table(header, [_row(entry) for entry in entries])

@@ -123,7 +123,8 @@ def push(
 def get(state: State, /, reference: str, folder: Path | None) -> None:
     """Bring a model to this machine and print its path, and nothing else.
 
-    A model on a local backend is used where it is. Every file is checked.
+    A model on a local backend is used where it is, after a look at the sizes; what
+    is brought here is checked byte by byte.
     """
     state.when_interrupted = _GO_ON
     with make_reporter(state) as reporter, state.manager(reporter) as manager:

@@ -15,7 +15,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 GRACE = 1.5
-"""Seconds that running work has to clean up after the caller was interrupted."""
+"""Seconds that running work has to clean up after it was told to stop."""
+
+_POLL = 0.1
 
 
 def run_parallel(
@@ -24,8 +26,9 @@ def run_parallel(
     """``[work(item) for item in items]``, on up to `jobs` threads.
 
     The first failure (or an interrupt in the caller) sets `cancelled`, starts
-    nothing more, waits for what runs, and is raised. The threads are daemons:
-    one that is stuck in a read cannot keep an interrupted process alive.
+    nothing more, gives what runs `GRACE` seconds to clean up, and is raised. The
+    threads are daemons: one that is stuck in a read keeps nobody waiting, and ends
+    at the next byte it reads.
     """
     if jobs < 1:
         raise UsageError(f"jobs must be 1 or more, not {jobs}")
@@ -56,11 +59,21 @@ def run_parallel(
     ]
     results: dict[int, R | None] = {}
     failure: BaseException | None = None
+    stopping: float | None = None
     try:
         for thread in threads:
             thread.start()
-        for _ in items:
-            index, result, error = done.get()
+        while len(results) < len(items):
+            try:
+                index, result, error = done.get(timeout=_POLL)
+            except queue.Empty:
+                if not cancelled.is_set():
+                    continue
+                stopping = stopping or time.monotonic()
+                if time.monotonic() - stopping < GRACE:
+                    continue
+                failure = failure or CancelledError("stopped")
+                break
             results[index] = result
             if error is not None and (failure is None or isinstance(failure, CancelledError)):
                 failure = error

@@ -80,6 +80,11 @@ class GcsSink(Sink):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         parts = urlsplit(config.root)
+        if "@" in parts.netloc:
+            raise ConfigError(
+                "gs://… takes no user or password in its URL",
+                hint="give credentials by the environment, a profile, or `options`",
+            )
         if parts.scheme not in self.schemes or not parts.netloc or parts.query or parts.fragment:
             raise ConfigError(
                 f"root {redact(config.root)!r} is no GCS prefix", hint="write gs://bucket/prefix"

@@ -95,6 +95,11 @@ class S3Sink(Sink):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         parts = urlsplit(config.root)
+        if "@" in parts.netloc:
+            raise ConfigError(
+                "s3://… takes no user or password in its URL",
+                hint="give credentials by the environment, a profile, or `options`",
+            )
         if parts.scheme not in self.schemes or not parts.netloc or parts.query or parts.fragment:
             raise ConfigError(
                 f"root {redact(config.root)!r} is no S3 prefix", hint="write s3://bucket/prefix"

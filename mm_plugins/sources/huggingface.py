@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import random
 import re
@@ -36,6 +37,8 @@ from mm_plugins.http import Head, HttpClient, Target, same_origin
 from mm_plugins.sources._hub_errors import explain, not_understood, translated
 from mm_plugins.sources._hub_facts import facts_of, license_of
 from mm_plugins.sources._xet import XetReader
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -252,6 +255,7 @@ def _patiently(question: Callable[[], T]) -> T:
             pause = error.retry_after or random.uniform(0, 0.5 * 2**attempt)  # noqa: S311  # jitter
             if pause > PATIENCE:
                 raise
+            logger.warning("Retrying the hub, in %.1f s: %s", pause, error)
             time.sleep(pause)
     raise AssertionError
 
@@ -291,6 +295,10 @@ def _is_set(name: str) -> bool:
 def _parse(url: str) -> tuple[str, str | None]:
     """The repository and the revision in ``hf://org/name[@revision]``."""
     path, _, revision = url.partition("://")[2].partition("@")
+    if ":" in path:
+        raise UsageError(
+            "hf:// takes no user, password or port", hint="write hf://org/name or hf://org/name@rev"
+        )
     parts = [part for part in path.split("/") if part]
     if parts[:1] in (["datasets"], ["spaces"]):
         raise UsageError(f"{url} is no model: {parts[0]} are not supported")

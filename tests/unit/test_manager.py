@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from mm_core import (
     CancelledError,
+    ConfigError,
     ConflictError,
+    IntegrityError,
     MMError,
     ModelManager,
     NotFoundError,
@@ -312,3 +315,59 @@ def test_an_interrupted_commit_is_not_carried_out_by_others(tmp_path, monkeypatc
     monkeypatch.setattr(log, "_committing", turn)
     registry.add_model(ModelEntry(model_id="b", version="1", path=tmp_path))
     assert registry.get_model("a", "1").status.value == "AVAILABLE"
+
+
+def test_a_pull_mends_what_is_missing_and_get_refuses_it(tmp_path, mine):
+    """A lost file: get says damaged instead of handing it out, and a pull of the same fetches it."""
+    with manager_of(tmp_path) as manager:
+        manager.push(mine, "m", version="v", aliases=["prod"])
+        (tmp_path / "store/models/m/v/model.bin").unlink()
+        with pytest.raises(IntegrityError, match=r"model\.bin"):
+            manager.get("m:prod")
+        mended = manager.push(mine, "m", version="v")
+        assert (mended.fetched_bytes, mended.present_bytes) == (3_000_000, 2)
+        assert manager.verify().ok
+        assert (manager.get("m:prod").path / "model.bin").stat().st_size == 3_000_000
+
+
+def test_a_stuck_read_keeps_nobody_waiting(tmp_path, mine):
+    """A cancelled pull ends although its source never gives another byte."""
+    stuck, cancelled = threading.Event(), threading.Event()
+
+    class Stuck(folder.FolderSource):
+        type = "stuck"
+        schemes = ("stuck",)
+
+        def snapshot(self, request):
+            return super().snapshot(replace(request, url=str(mine)))
+
+        def read(self, file, start=0, end=None):
+            yield b"w"
+            cancelled.set()
+            stuck.wait(60)
+
+    class Offer:
+        @hookimpl
+        def mm_sources(self):
+            return [Stuck]
+
+    try:
+        with manager_of(tmp_path, Offer()) as manager, pytest.raises(CancelledError):
+            manager.pull("stuck://x", model_id="m", cancelled=cancelled)
+    finally:
+        stuck.set()
+
+
+@pytest.mark.parametrize("root", ["s3://user:PASSWORD@bucket/x", "gs://user:PASSWORD@bucket/x"])
+def test_a_password_in_a_bucket_url_is_refused_unseen(root):
+    """It is a mistake, and the message does not repeat it."""
+    from mm_plugins.sinks import gcs, s3
+
+    with (
+        pytest.raises(ConfigError) as caught,
+        ModelManager(
+            load_settings(), plugins=Plugins([*BUILT_IN, s3, gcs]), backend=root
+        ) as manager,
+    ):
+        manager.list_models()
+    assert "PASSWORD" not in str(caught.value)
