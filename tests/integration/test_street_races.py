@@ -52,7 +52,7 @@ def test_sigkill_at_thirty_moments(hub, request, backend):
     target = request.getfixturevalue(backend)
     dice = random.Random(20260101)
     killed = 0
-    settings = load_settings(overrides={"defaults": {"claim_timeout": 2}})
+    settings = load_settings(overrides={"defaults": {"claim_timeout": 20}})
     with ModelManager(settings, backend=target) as manager:
         for turn in range(30):
             model = f"org/m{turn}"
