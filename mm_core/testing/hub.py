@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from http.server import ThreadingHTTPServer
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Fault", "HubServer", "Logged", "Zeros", "git_sha1", "is_lfs"]
+
+
+class _QuietServer(ThreadingHTTPServer):
+    """A client that goes away is no news, above all where clients are killed on purpose."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class HubServer:
@@ -149,7 +158,7 @@ class HubServer:
 
     def _server(self, origin: str) -> ThreadingHTTPServer:
         handler = type("Handler", (HubHandler,), {"hub": self, "origin": origin})
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server = _QuietServer(("127.0.0.1", 0), handler)
         server.daemon_threads = True
         return server
 
