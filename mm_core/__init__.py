@@ -16,8 +16,8 @@ _EXPORTS = {
     "mm_core.downloader": ("ModelDownloader",),
     "mm_core.registry": ("ModelRegistry",),
     "mm_core.config": ("Settings", "load_settings"),
-    "mm_core.source": ("Buffer", "Source"),
-    "mm_core.sink": ("Sink",),
+    "mm_core.source": ("Buffer", "RangeReader", "Source"),
+    "mm_core.sink": ("ResumableSink", "Sink", "Upload"),
     "mm_core.plugin_config": ("PluginConfig",),
     "mm_core.plugins": ("Plugins",),
     "mm_core.hookspecs": ("MM_API", "PlanContext", "hookimpl"),
@@ -42,6 +42,7 @@ _EXPORTS = {
         "StoredFile",
         "StoredObject",
         "TransferEvent",
+        "UnfinishedUpload",
     ),
     "mm_core.exceptions": (
         "AlreadyExistsError",
@@ -63,6 +64,7 @@ _EXPORTS = {
         "SourceChangedError",
         "StorageError",
         "TransientError",
+        "UploadLostError",
         "UsageError",
     ),
 }
@@ -107,6 +109,7 @@ if TYPE_CHECKING:
     from mm_core.exceptions import SourceChangedError as SourceChangedError
     from mm_core.exceptions import StorageError as StorageError
     from mm_core.exceptions import TransientError as TransientError
+    from mm_core.exceptions import UploadLostError as UploadLostError
     from mm_core.exceptions import UsageError as UsageError
     from mm_core.hookspecs import MM_API as MM_API
     from mm_core.hookspecs import PlanContext as PlanContext
@@ -138,7 +141,11 @@ if TYPE_CHECKING:
     from mm_core.schemas import StoredFile as StoredFile
     from mm_core.schemas import StoredObject as StoredObject
     from mm_core.schemas import TransferEvent as TransferEvent
+    from mm_core.schemas import UnfinishedUpload as UnfinishedUpload
     from mm_core.schemas import parse_rfc3339 as parse_rfc3339
+    from mm_core.sink import ResumableSink as ResumableSink
     from mm_core.sink import Sink as Sink
+    from mm_core.sink import Upload as Upload
     from mm_core.source import Buffer as Buffer
+    from mm_core.source import RangeReader as RangeReader
     from mm_core.source import Source as Source

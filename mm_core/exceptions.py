@@ -116,6 +116,10 @@ class TransientError(MMError, ConnectionError):
         self.retry_after = retry_after
 
 
+class UploadLostError(TransientError):
+    """The store has forgotten an unfinished upload: the file must be sent from its start."""
+
+
 class OfflineError(TransientError):
     """The network is switched off (``--offline``, ``HF_HUB_OFFLINE``). Never retried."""
 

@@ -321,6 +321,20 @@ class StoredObject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnfinishedUpload:
+    """Parts of a file that no reader sees. `id` is the store's own word for them.
+
+    `size` counts the bytes that are stored, None where that costs more than it
+    tells. `modified` is when it began or was last added to, by the store's clock.
+    """
+
+    key: str
+    id: str
+    modified: datetime
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """All that is known about one version, kept beside it under its own sha256.
 

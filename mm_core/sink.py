@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from mm_core.exceptions import NotFoundError
 from mm_core.plugin_config import PluginConfig
-from mm_core.schemas import StoredObject
+from mm_core.schemas import StoredObject, UnfinishedUpload
 from mm_core.source import Buffer
 
 
@@ -117,8 +117,85 @@ class Sink(ABC):
     def url(self, key: str) -> str:
         """What another program opens: a path on a local disk, else a URL without secrets."""
 
+    def free_bytes(self) -> int | None:
+        """Bytes that may still be stored; None where nobody can say."""
+        return None
+
     def close(self) -> None:
         """Give back connections."""
+
+
+class Upload(ABC):
+    """One large file on its way into a sink, in numbered parts, seen by nobody yet.
+
+    Part ``n`` (from 0) holds the bytes from ``n * part_size`` on; all but the last
+    are of `part_size` bytes. Any number of threads write different parts at once,
+    in any order. It ends by exactly one of `commit`, `keep` and `discard`; where
+    it ends by the death of the process, that is as `keep`.
+    """
+
+    size: int
+    """Bytes of the whole file."""
+
+    part_size: int
+    """Bytes of each part but the last. The same for the same `size` in every attempt."""
+
+    kept: frozenset[int] = frozenset()
+    """The parts that an earlier attempt stored whole, as far as the store can tell."""
+
+    readable: bool = False
+    """Whether `read_part` works. If not, kept parts are verified after `commit`."""
+
+    @abstractmethod
+    def write_part(self, number: int, data: memoryview) -> None:
+        """Store one part. Once it returns, a later attempt finds it in `kept`.
+
+        One try: the caller tries again after a `TransientError`, with the same
+        bytes. `UploadLostError` where the store has forgotten the whole upload.
+        """
+
+    def read_part(self, number: int, buffer: memoryview) -> None:
+        """Fill `buffer` with a part of `kept`. `TransientError` where it is not whole after all."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Make the file stand under its key: atomic, durable. Every part has been stored.
+
+        On an error nothing is visible; the upload may be kept or discarded.
+        """
+
+    @abstractmethod
+    def keep(self) -> None:
+        """Stop here. What is stored stays, invisible, for a later attempt."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Stop here and delete what is stored. Errors of the store are not raised."""
+
+
+class ResumableSink(Sink):
+    """A sink whose large writes go in parallel parts, and outlive the process that began them."""
+
+    @abstractmethod
+    def begin_upload(self, key: str, *, size: int, identity: str | None) -> Upload | None:
+        """Begin to store a file of `size` bytes, or take up again what an earlier attempt left.
+
+        `identity` tells the content (a hash, stated by its source): parts are
+        taken up only for an equal one where the sink can record it; where it
+        cannot, the caller finds out by reading back. Without one, and whenever
+        it does not fit, what was left is discarded and nothing is kept.
+
+        None where the file is so small that `write` does it in one step.
+        """
+
+    @abstractmethod
+    def unfinished(self, prefix: str) -> Iterator[UnfinishedUpload]:
+        """The uploads below `prefix` that ended by `keep`, or are under way just now."""
+
+    @abstractmethod
+    def discard_unfinished(self, upload: UnfinishedUpload) -> None:
+        """Delete the parts of such an upload. One that is gone is fine."""
 
 
 def read_bytes(sink: Sink, key: str) -> bytes:

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from mm_core.plugin_config import PluginConfig
 from mm_core.schemas import RemoteFile, Request, Snapshot
 
 Buffer = bytes | bytearray | memoryview
 """A run of bytes. It may be reused: it is valid only until the next one is asked for."""
+
+
+class RangeReader(Protocol):
+    """One range of one file, read in order into the caller's own memory."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill `buffer` from its front; how many bytes came, 0 only at the range's end.
+
+        Fewer than fit may come at any time. Raises as `Source.read`.
+        """
+
+    def close(self) -> None:
+        """Free the connection. Allowed at any time, and more than once."""
 
 
 class Source(ABC):
@@ -73,5 +86,45 @@ class Source(ABC):
         the one of the snapshot.
         """
 
+    def open(self, file: RemoteFile, start: int = 0, end: int | None = None) -> RangeReader:
+        """The same bytes as `read`, into memory of the caller's.
+
+        The engine reads large files so. A source that can fill a buffer without
+        a copy overrides it; what is inherited copies what `read` yields.
+        """
+        return _Copied(self.read(file, start, end))
+
+    def splits(self, file: RemoteFile) -> bool:
+        """Whether several ranges of `file` may be read at once, and that gains something.
+
+        Asked again after its first bytes came, since some servers only then show
+        that they know no ranges. Must be cheap and must not touch the network.
+        """
+        return False
+
     def close(self) -> None:
         """Give back connections. Called once, when nobody reads any more."""
+
+
+class _Copied:
+    """A `RangeReader` over an iterator of buffers."""
+
+    def __init__(self, buffers: Iterator[Buffer]) -> None:
+        self._buffers = buffers
+        self._rest = memoryview(b"")
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        while not self._rest:
+            following = next(self._buffers, None)
+            if following is None:
+                return 0
+            self._rest = memoryview(following).cast("B")
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    def close(self) -> None:
+        close = getattr(self._buffers, "close", None)
+        if close is not None:
+            close()
