@@ -6,28 +6,51 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
-from mm_core.exceptions import CancelledError, IntegrityError, NotFoundError, TransientError
+from mm_core.exceptions import (
+    CancelledError,
+    IntegrityError,
+    NotFoundError,
+    SourceChangedError,
+    TransientError,
+    UploadLostError,
+)
 from mm_core.redaction import redact
 from mm_core.schemas import Action, Plan, PlannedFile, RemoteFile, StoredFile, TransferEvent
-from mm_core.sink import Sink
+from mm_core.sink import ResumableSink, Sink, Upload
 from mm_core.source import Buffer, Source
+from mm_core.transfer.buffers import Buffers
+from mm_core.transfer.connections import Connections
 from mm_core.transfer.hashing import Check
+from mm_core.transfer.parts import Means, PartedFile
 from mm_core.transfer.pool import run_parallel
+from mm_core.transfer.rate import RateLimit
 from mm_core.transfer.retry import RetryPolicy, SteadyReader, pause
+from mm_core.transfer.writers import Writers
 
 PROGRESS_EVERY = 0.2
 """Seconds between two progress events of one file."""
+
+MEMORY = 128 << 20
+"""The default of `TransferOptions.memory`, in bytes."""
 
 OnEvent = Callable[[TransferEvent], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferOptions:
-    """How a plan is carried out. `jobs` files move at once."""
+    """How a plan is carried out.
+
+    `jobs` files move at once, over `connections` reads at once; parts of large
+    files wait in buffers of `memory` bytes in all. `rate` caps the bytes read.
+    """
 
     jobs: int = 8
+    connections: int = 8
+    memory: int = MEMORY
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    rate: RateLimit | None = None
 
 
 def transfer(
@@ -43,7 +66,10 @@ def transfer(
 
     What the source states (size, sha256, git sha1) is checked while the bytes
     pass, before the sink makes them visible. Files stored before a failure stay;
-    a later plan finds them present. `on_event` is called from several threads.
+    a later plan finds them present. Parts of large files stay, too, in a
+    `ResumableSink`, where the source states a hash: the next transfer takes them
+    up, and verifies them by reading them back. `on_event` is called from several
+    threads.
 
     Raises `IntegrityError` for wrong bytes, `TransientError` when retries are
     used up, `CancelledError` when `cancelled` is set (a failure sets it, too),
@@ -54,12 +80,23 @@ def transfer(
     if all(planned.file.size is not None for planned in plan.files):
         total = sum(planned.file.size or 0 for planned in plan.files)
     on_event(TransferEvent(kind="planned", model_id=plan.model_id, total=total))
-    engine = _Engine(
-        plan=plan, source=source, sink=sink, retry=options.retry, on_event=on_event, stop=stop
+    writers = Writers(options.connections)
+    means = Means(
+        source=source,
+        retry=options.retry,
+        stop=stop,
+        buffers=Buffers(options.memory),
+        connections=Connections(options.connections),
+        writers=writers,
+        rate=options.rate,
     )
+    engine = _Engine(plan=plan, sink=sink, means=means, on_event=on_event)
     # The largest file first: it is the one that the end waits for.
     ranked = sorted(plan.files, key=lambda planned: -(planned.file.size or 0))
-    stored = run_parallel(engine.carry, ranked, jobs=options.jobs, cancelled=stop)
+    try:
+        stored = run_parallel(engine.carry, ranked, jobs=options.jobs, cancelled=stop)
+    finally:
+        writers.close()
     by_path = {file.path: file for file in stored}
     return tuple(by_path[planned.file.path] for planned in plan.files)
 
@@ -67,11 +104,9 @@ def transfer(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Engine:
     plan: Plan
-    source: Source
     sink: Sink
-    retry: RetryPolicy
+    means: Means
     on_event: OnEvent
-    stop: threading.Event
 
     def carry(self, planned: PlannedFile) -> StoredFile:
         file = planned.file
@@ -89,16 +124,20 @@ class _Engine:
         attempt = 0
         while True:
             reader = SteadyReader(
-                self.source, planned.file, self.retry, self.stop, self._on_retry(planned.file)
+                self.means.source,
+                planned.file,
+                self.means.retry,
+                self.means.stop,
+                self._on_retry(planned.file),
             )
             try:
                 return self._store(planned, reader)
             except TransientError as error:
                 if reader.gave_up is not None:
                     raise
-                delay = self.retry.delay(error, attempt)
+                delay = self.means.retry.delay(error, attempt)
                 self._on_retry(planned.file)(error, 0, delay)
-            pause(delay, self.stop)
+            pause(delay, self.means.stop)
             attempt += 1
 
     def _store(self, planned: PlannedFile, reader: SteadyReader) -> StoredFile:
@@ -108,17 +147,89 @@ class _Engine:
             stored = self._copy(planned)
         else:
             stored = None
-        return stored or self._fetch(planned, reader)
+        return stored or self._fetch_parts(planned, reader) or self._fetch(planned, reader)
 
     def _fetch(self, planned: PlannedFile, reader: SteadyReader) -> StoredFile:
+        """One stream into one write."""
         file = planned.file
         check = Check(file)
-        self.sink.write(
-            planned.key, self._watch(file, check.through(reader), check), size=file.size
-        )
+        chunks = self._watch(file, check.through(self._slowly(reader)), check)
+        with self.means.connections.own(self.means.stop.is_set):
+            self.sink.write(planned.key, chunks, size=file.size)
         return _record(planned, check.size, check.sha256, Action.FETCH)
 
-    def _read_back(self, planned: PlannedFile) -> StoredFile | None:
+    def _fetch_parts(self, planned: PlannedFile, reader: SteadyReader) -> StoredFile | None:
+        """Parts in parallel, taken up where an earlier attempt left them; None for small files.
+
+        Parts that turn out to be of other bytes are thrown away, and all is read anew.
+        """
+        upload = self._begin_upload(planned, identity=_identity(planned.file))
+        if upload is None:
+            return None
+        try:
+            return self._carry_parts(planned, upload, reader)
+        except IntegrityError as error:
+            if not upload.kept:
+                raise
+            message = f"what an earlier attempt left is not this file, and is fetched anew: {error}"
+            self._emit("retry", planned.file, 0, message)
+        reader.gave_up = None
+        upload = self._begin_upload(planned, identity=None)
+        assert upload is not None
+        return self._carry_parts(planned, upload, reader)
+
+    def _begin_upload(self, planned: PlannedFile, *, identity: str | None) -> Upload | None:
+        size = planned.file.size
+        if size is None or not isinstance(self.sink, ResumableSink):
+            return None
+        return self.sink.begin_upload(planned.key, size=size, identity=identity)
+
+    def _carry_parts(
+        self, planned: PlannedFile, upload: Upload, reader: SteadyReader
+    ) -> StoredFile:
+        parts = PartedFile(
+            self.means,
+            planned.file,
+            upload,
+            on_bytes=_Meter(partial(self._emit, "progress", planned.file)),
+            on_retry=self._on_retry(planned.file),
+        )
+        try:
+            parts.carry()
+        except BaseException as error:
+            if not isinstance(error, UploadLostError):
+                reader.gave_up = error  # it was tried again where that may help
+            self._leave(planned, upload, parts, error)
+            raise
+        try:
+            self._heed_stop()  # the last moment before the sink makes the bytes visible
+            upload.commit()
+        except BaseException as error:
+            self._leave(planned, upload, parts, error)
+            raise
+        if parts.verified:
+            return _record(planned, upload.size, parts.sha256, Action.FETCH)
+        stored = self._read_back(planned, Action.FETCH)
+        if stored is None:
+            self.sink.delete([planned.key])
+            raise IntegrityError(f"{planned.file.path}: what was stored is not what the source has")
+        return stored
+
+    def _leave(
+        self, planned: PlannedFile, upload: Upload, parts: PartedFile, error: BaseException
+    ) -> None:
+        """Keep what the next attempt can use; wrong bytes, and what cannot be told, go."""
+        if not parts.at_rest():
+            return  # a thread is stuck in it: it stays as if this process had died
+        wrong = isinstance(error, (IntegrityError, SourceChangedError, UploadLostError))
+        if wrong or _identity(planned.file) is None:
+            upload.discard()
+        else:
+            upload.keep()
+
+    def _read_back(
+        self, planned: PlannedFile, action: Action = Action.PRESENT
+    ) -> StoredFile | None:
         """What stands there already, verified by reading it; None if it is not the file."""
         check = Check(planned.file)
         try:
@@ -126,7 +237,7 @@ class _Engine:
                 pass
         except (IntegrityError, NotFoundError):
             return None
-        return _record(planned, check.size, check.sha256, Action.PRESENT)
+        return _record(planned, check.size, check.sha256, action)
 
     def _copy(self, planned: PlannedFile) -> StoredFile | None:
         """A copy within the store of a file with the same sha256; None if that is gone."""
@@ -150,8 +261,13 @@ class _Engine:
                 due = time.monotonic() + PROGRESS_EVERY
         self._heed_stop()  # the last moment before the sink makes the bytes visible
 
+    def _slowly(self, buffers: Iterable[Buffer]) -> Iterator[Buffer]:
+        for buffer in buffers:
+            yield buffer
+            self.means.slow_down(len(buffer))
+
     def _heed_stop(self) -> None:
-        if self.stop.is_set():
+        if self.means.stop.is_set():
             raise CancelledError("stopped")
 
     def _on_retry(self, file: RemoteFile) -> Callable[[TransientError, int, float], None]:
@@ -172,6 +288,33 @@ class _Engine:
                 message=None if message is None else redact(message),
             )
         )
+
+
+class _Meter:
+    """Counts the bytes of one file, which come on several threads; tells of them now and then."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._done = 0
+        self._due = time.monotonic() + PROGRESS_EVERY
+
+    def __call__(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            now = time.monotonic()
+            if now < self._due:
+                return
+            self._due = now + PROGRESS_EVERY
+            done = self._done
+        self._tell(done)
+
+
+def _identity(file: RemoteFile) -> str | None:
+    """What tells the content apart from any other; None where only its name and size are known."""
+    if file.sha256 is not None:
+        return f"sha256:{file.sha256}"
+    return None if file.git_sha1 is None else f"git-sha1:{file.git_sha1}"
 
 
 def _record(planned: PlannedFile, size: int, sha256: str, action: Action) -> StoredFile:

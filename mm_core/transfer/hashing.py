@@ -27,19 +27,24 @@ class Check:
         """The sha256 of all that went through, in lower-case hex."""
         return self._sha256.hexdigest()
 
+    def update(self, buffer: Buffer) -> None:
+        """Take in the next bytes; `IntegrityError` for more than were stated."""
+        self._sha256.update(buffer)
+        if self._git is not None:
+            self._git.update(buffer)
+        self.size += len(buffer)
+        if self._file.size is not None and self.size > self._file.size:
+            raise self._error("size", str(self._file.size), "more bytes")
+
     def through(self, buffers: Iterable[Buffer]) -> Iterator[Buffer]:
         """Pass `buffers` on; raise `IntegrityError` instead of ending if they are wrong."""
         for buffer in buffers:
-            self._sha256.update(buffer)
-            if self._git is not None:
-                self._git.update(buffer)
-            self.size += len(buffer)
-            if self._file.size is not None and self.size > self._file.size:
-                raise self._error("size", str(self._file.size), "more bytes")
+            self.update(buffer)
             yield buffer
-        self._finish()
+        self.finish()
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """All has come: raise `IntegrityError` if it is not what the source states."""
         file = self._file
         if file.size is not None and self.size != file.size:
             raise self._error("size", str(file.size), str(self.size))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from mm_core.exceptions import CancelledError, IntegrityError, OfflineError, TransientError
 from mm_core.schemas import RemoteFile
-from mm_core.source import Buffer, Source
+from mm_core.source import Buffer, RangeReader, Source
 
 OnRetry = Callable[[TransientError, int, float], None]
 """Called before each wait with the error, the offset in bytes, and the seconds to wait."""
@@ -112,3 +112,60 @@ class SteadyReader:
         if self.offset > size:
             raise IntegrityError(f"{self._file.path}: more than the {size} bytes that were stated")
         raise TransientError(f"{self._file.path}: ended after {self.offset} of {size} bytes")
+
+
+class SteadyRange:
+    """The bytes ``[start, end)`` of one file, read into buffers through cuts and refusals."""
+
+    def __init__(
+        self,
+        source: Source,
+        file: RemoteFile,
+        start: int,
+        end: int,
+        *,
+        policy: RetryPolicy,
+        cancelled: threading.Event,
+        on_retry: OnRetry,
+    ) -> None:
+        self._source = source
+        self._file = file
+        self._policy = policy
+        self._cancelled = cancelled
+        self._on_retry = on_retry
+        self._reader: RangeReader | None = None
+        self._attempt = 0
+        self.offset = start
+        self.end = end
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Put one byte or more into `buffer`, which must not reach beyond the range's end."""
+        while True:
+            try:
+                count = self._once(buffer)
+            except TransientError as error:
+                self.close()
+                delay = self._policy.delay(error, self._attempt)
+                self._on_retry(error, self.offset, delay)
+            else:
+                self._attempt = 0
+                self.offset += count
+                return count
+            pause(delay, self._cancelled)
+            self._attempt += 1
+
+    def close(self) -> None:
+        """Free the connection."""
+        if self._reader is not None:
+            reader, self._reader = self._reader, None
+            reader.close()
+
+    def _once(self, buffer: memoryview) -> int:
+        if self._reader is None:
+            self._reader = self._source.open(self._file, self.offset, self.end)
+        count = self._reader.readinto(buffer)
+        if count == 0:
+            raise TransientError(
+                f"{self._file.path}: ended after {self.offset} of {self._file.size} bytes"
+            )
+        return count

@@ -1,0 +1,69 @@
+"""One memory budget for all that is on its way: buffers that are used again and again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from mm_core.exceptions import CancelledError
+
+_POLL = 0.2
+
+
+class Buffers:
+    """Buffers of no more than `budget` bytes in all.
+
+    A part that is read ahead of its turn keeps its buffer until all parts before
+    it were hashed. So that those always find one, the last buffer is given only
+    to a part whose turn it is: nobody waits for ever. A single part larger than
+    the budget is still let through, alone.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self._changed = threading.Condition()
+        self._used = 0
+        self._largest = 0
+        self._idle: dict[int, list[bytearray]] = {}
+
+    def take(
+        self, size: int, *, its_turn: Callable[[], bool], stopped: Callable[[], bool]
+    ) -> bytearray:
+        """A buffer of `size` bytes, when there is one; `CancelledError` once `stopped`."""
+        with self._changed:
+            self._largest = max(self._largest, size)
+            while not self._fits(size, its_turn=its_turn()):
+                if stopped():
+                    raise CancelledError("stopped")
+                self._changed.wait(_POLL)
+            self._used += size
+            idle = self._idle.get(size)
+            if idle:
+                return idle.pop()
+            self._make_room(size)
+        return bytearray(size)
+
+    def give(self, buffer: bytearray) -> None:
+        """Give a buffer back. Nobody may look at it any more."""
+        with self._changed:
+            self._used -= len(buffer)
+            self._idle.setdefault(len(buffer), []).append(buffer)
+            self._changed.notify_all()
+
+    def turn(self) -> None:
+        """Somebody's turn may have come: let those who wait look again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _fits(self, size: int, *, its_turn: bool) -> bool:
+        if its_turn:
+            return self._used == 0 or self._used + size <= self.budget
+        return self._used + size + self._largest <= self.budget
+
+    def _make_room(self, size: int) -> None:
+        """Let idle buffers of other sizes go, as far as the budget needs it."""
+        idle = sum(length * len(buffers) for length, buffers in self._idle.items())
+        for length, buffers in self._idle.items():
+            while buffers and self._used + idle > self.budget and length != size:
+                buffers.pop()
+                idle -= length
