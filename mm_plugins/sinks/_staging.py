@@ -3,11 +3,14 @@
 A staged file has a name that no key can have, is locked by its writer while it
 grows, and becomes the target in one system call. What a dead writer leaves
 behind is invisible, harmless, and swept by a later write to the same folder.
+The parts of large files have names of the same kind, and are not swept: they
+wait to be taken up.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import secrets
@@ -25,16 +28,32 @@ except ImportError:  # Windows: an open file cannot be deleted there, which does
 
 T = TypeVar("T")
 
+JOURNAL = ".journal"
+
 _PREFIX = ".mm-staged-"
-_NAME = re.compile(re.escape(_PREFIX) + r"[0-9a-f]{16}", re.IGNORECASE)
+_PARTS = ".mm-parts-"
+_SWEPT_NAME = re.compile(re.escape(_PREFIX) + r"[0-9a-f]{16}", re.IGNORECASE)
+_PARTS_NAME = re.compile(
+    re.escape(_PARTS) + r"[0-9a-f]{16}(" + re.escape(JOURNAL) + ")?", re.IGNORECASE
+)
 _STALE_SECONDS = 600.0
 _ATTEMPTS = 100
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
 
 
 def is_staged(name: str) -> bool:
-    """Whether a file of this name is an unfinished write."""
-    return _NAME.fullmatch(name) is not None
+    """Whether a file of this name belongs to an unfinished write."""
+    return _is_swept(name) or is_parts(name)
+
+
+def is_parts(name: str) -> bool:
+    """Whether a file of this name holds parts of a large file, or the journal of them."""
+    return _PARTS_NAME.fullmatch(name) is not None
+
+
+def parts_name(name: str) -> str:
+    """The name of the file that holds the parts of the file `name`; always the same."""
+    return _PARTS + hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def staged_path(folder: str) -> str:
@@ -69,14 +88,22 @@ class Staged:
 
     def publish(self, target: str, move: Callable[[str, str], None]) -> None:
         """Make the content durable, `move` the file to `target`, and make the name durable."""
-        if self._durable:
-            _fsync(self._descriptor)
-        try:
-            move(self.path, target)
-        except FileNotFoundError as error:
-            raise TransientError(f"{target} could not be stored: its folder was removed") from error
-        if self._durable:
-            sync_folder(os.path.dirname(target))
+        publish(self._descriptor, self.path, target, move, durable=self._durable)
+
+
+def publish(
+    descriptor: int, path: str, target: str,
+    move: Callable[[str, str], None] = os.replace, *, durable: bool,
+) -> None:  # fmt: skip
+    """Make the content durable, `move` the file at `path` to `target`, make the name durable."""
+    if durable:
+        _fsync(descriptor)
+    try:
+        move(path, target)
+    except FileNotFoundError as error:
+        raise TransientError(f"{target} could not be stored: its folder was removed") from error
+    if durable:
+        sync_folder(os.path.dirname(target))
 
 
 @contextmanager
@@ -85,7 +112,7 @@ def staged(target: str, *, durable: bool) -> Iterator[Staged]:
 
     Missing folders are made, and made again if a deletion takes them away meanwhile.
     """
-    path, descriptor = in_folder(os.path.dirname(target), _open_locked, durable=durable)
+    path, descriptor = in_folder(os.path.dirname(target), open_locked, durable=durable)
     try:
         yield Staged(path, descriptor, durable=durable)
     finally:
@@ -99,11 +126,20 @@ def staged(target: str, *, durable: bool) -> Iterator[Staged]:
 
 def in_folder(folder: str, make: Callable[[str], T], *, durable: bool) -> tuple[str, T]:
     """Call `make` with a new name in `folder`, whose folders are made as often as they vanish."""
-    for _ in range(_ATTEMPTS):
+
+    def make_new() -> tuple[str, T]:
         path = staged_path(folder)
+        return path, make(path)
+
+    return made_in(folder, make_new, durable=durable)
+
+
+def made_in(folder: str, make: Callable[[], T], *, durable: bool) -> T:
+    """Call `make`, which needs `folder`: its folders are made as often as they vanish."""
+    for _ in range(_ATTEMPTS):
         try:
             make_folders(folder, durable=durable)
-            return path, make(path)
+            return make()
         except FileNotFoundError:
             continue
     raise TransientError(f"{folder} is removed by somebody as often as it is made")
@@ -150,7 +186,7 @@ def sweep(folder: str) -> bool:
     """
     removed = False
     with contextlib.suppress(OSError):
-        left = [os.path.join(folder, name) for name in os.listdir(folder) if is_staged(name)]
+        left = [os.path.join(folder, name) for name in os.listdir(folder) if _is_swept(name)]
         oldest = _clock(folder) - _STALE_SECONDS if left else 0.0
         for path in left:
             if changed(os.lstat(path)) < oldest and _is_unlocked(path):
@@ -158,9 +194,13 @@ def sweep(folder: str) -> bool:
     return removed
 
 
+def _is_swept(name: str) -> bool:
+    return _SWEPT_NAME.fullmatch(name) is not None
+
+
 def _clock(folder: str) -> float:
     path = staged_path(folder)
-    descriptor = _open_locked(path)
+    descriptor = open_locked(path)
     try:
         return os.fstat(descriptor).st_mtime
     finally:
@@ -189,7 +229,8 @@ def sync_folder(folder: str) -> None:
         os.close(descriptor)
 
 
-def _open_locked(path: str) -> int:
+def open_locked(path: str) -> int:
+    """Make the file `path`, open it for writing, and lock it against the sweep."""
     descriptor = os.open(path, _CREATE, 0o666)
     if fcntl is not None:
         with contextlib.suppress(OSError):  # a disk without locks is swept by age alone

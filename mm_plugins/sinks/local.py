@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import unicodedata
@@ -16,46 +17,26 @@ from pydantic import Field
 
 from mm_core import (
     AlreadyExistsError,
-    AuthError,
     Buffer,
     ConfigError,
     InvalidNameError,
-    MMError,
     NotFoundError,
     PluginConfig,
+    ResumableSink,
     Sink,
     StorageError,
     StoredObject,
-    TransientError,
+    UnfinishedUpload,
+    Upload,
     hookimpl,
 )
-from mm_plugins.sinks import _staging
+from mm_plugins.sinks import _local_upload, _staging
+from mm_plugins.sinks._disk_errors import translate, translated
 from mm_plugins.sinks._keys import check_key, check_prefix, check_size
 
 _BUFFER = 1 << 20
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
-
-_FULL = "free some space, or use a backend on another disk"
-_RIGHTS = "check the owner and the mode of the folder"
-_CLASH = "a file and a folder of one name cannot stand together"
-_MEANINGS: dict[int, tuple[type[MMError], str | None]] = {
-    errno.ENOENT: (NotFoundError, None),
-    errno.ENOTDIR: (NotFoundError, None),
-    errno.ENOSPC: (StorageError, _FULL),
-    errno.EDQUOT: (StorageError, _FULL),
-    errno.EACCES: (AuthError, _RIGHTS),
-    errno.EPERM: (AuthError, _RIGHTS),
-    errno.EROFS: (StorageError, "the disk is mounted read-only: mount it for writing"),
-    errno.ENAMETOOLONG: (InvalidNameError, "this disk cannot hold such a name"),
-    errno.EEXIST: (StorageError, _CLASH),
-    errno.EISDIR: (StorageError, _CLASH),
-    errno.ENOTEMPTY: (StorageError, _CLASH),
-    errno.EMFILE: (StorageError, "raise the limit of open files (ulimit -n), or use fewer jobs"),
-    errno.ESTALE: (TransientError, None),
-    errno.ETIMEDOUT: (TransientError, None),
-    errno.EAGAIN: (TransientError, None),
-    errno.EBUSY: (TransientError, None),
-}
+_Names = list[str]  # the class has a method of that name
 _Entries = list[tuple[str, os.DirEntry[str]]]
 
 
@@ -65,7 +46,7 @@ def mm_sinks() -> list[type[Sink]]:
     return [LocalSink]
 
 
-class LocalSink(Sink):
+class LocalSink(ResumableSink):
     """A folder. Files are written beside their target and appear whole, in one system call.
 
     Only plain files are objects: symbolic links inside the root are neither
@@ -110,15 +91,15 @@ class LocalSink(Sink):
         """Write beside the target, wait for the disk, and rename."""
         with self._staged(key) as (target, new):
             for chunk in chunks:
-                with _translated(key):
+                with translated(key):
                     new.append(chunk)
             check_size(key, new.size, size)
-            with _translated(key):
+            with translated(key):
                 new.publish(target, os.replace)
 
     def create(self, key: str, data: bytes) -> None:
         """Write beside the target, wait for the disk, and link: the one exclusive step there is."""
-        with self._staged(key) as (target, new), _translated(key):
+        with self._staged(key) as (target, new), translated(key):
             new.append(data)
             new.publish(target, _link)
 
@@ -129,7 +110,7 @@ class LocalSink(Sink):
     def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
         """Yield from one open file, which stays the same even if another takes its name."""
         path = self._path(key)
-        with _translated(key):
+        with translated(key):
             if not _staging.is_object(os.lstat(path)):
                 raise NotFoundError(f"{path} is not a file")
             file = open(path, "rb", buffering=0)  # noqa: SIM115  # closed below, raw on purpose
@@ -137,7 +118,7 @@ class LocalSink(Sink):
             file.seek(start)
             position = start
             while end is None or position < end:
-                with _translated(key):
+                with translated(key):
                     data = file.read(_BUFFER if end is None else min(end - position, _BUFFER))
                 if not data:
                     return
@@ -147,7 +128,7 @@ class LocalSink(Sink):
     def stat(self, key: str) -> StoredObject | None:
         """The file's size and time; None also for a folder or a link."""
         try:
-            with _translated(key):
+            with translated(key):
                 return _stored(key, os.lstat(self._path(key)))
         except NotFoundError:
             return None
@@ -155,9 +136,8 @@ class LocalSink(Sink):
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Walk the folders that can hold such keys."""
         check_prefix(prefix)
-        folder, slash, _ = prefix.rpartition("/")
-        path = os.path.dirname(self._path(f"{folder}{slash}any"))
-        return self._walk(path, folder + slash, prefix)
+        path, folder_key = self._folder_of(prefix)
+        return self._walk(path, folder_key, prefix)
 
     def copy(self, source_key: str, key: str) -> None:
         """Make a second name for the same bytes where the disk can, else copy them.
@@ -165,11 +145,11 @@ class LocalSink(Sink):
         That is safe because no file is ever changed in place.
         """
         source, target = self._path(source_key), self._path(key)
-        with _translated(source_key):
+        with translated(source_key):
             if not _staging.is_object(os.lstat(source)):
                 raise NotFoundError(f"{source} is not a file")
         try:
-            with _translated(key):
+            with translated(key):
                 self._link_over(source, target)
         except _NoLinksError:
             self.write(key, self.read(source_key), size=None)
@@ -179,7 +159,7 @@ class LocalSink(Sink):
         folders = set()
         for key in keys:
             try:
-                with _translated(key):
+                with translated(key):
                     path = self._path(key)
                     if _staging.is_object(os.lstat(path)):
                         os.unlink(path)
@@ -188,6 +168,48 @@ class LocalSink(Sink):
                 continue
         for folder in sorted(folders, reverse=True):
             _staging.remove_empty_folders(folder, self._root)
+
+    def begin_upload(self, key: str, *, size: int, identity: str | None) -> Upload | None:
+        """Open the part file beside the target. Its journal remembers `identity`."""
+        target = self._path(key)
+        if size <= _local_upload.PART_SIZE or not _local_upload.SUPPORTED:
+            return None
+        folder = os.path.dirname(target)
+        with self._tidy(folder), translated(key):
+            if os.path.isdir(target):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), target)
+            upload = _local_upload.begin(
+                target, size=size, identity=identity, durable=self._durable, root=self._root
+            )
+            self._sweep_once(folder)
+            return upload
+
+    def unfinished(self, prefix: str) -> Iterator[UnfinishedUpload]:
+        """Walk the folders that can hold such keys, for part files and their journals."""
+        for folder, folder_key, names in self._folders(prefix):
+            for left in _local_upload.left_in(folder, filter(_staging.is_parts, names)):
+                if (folder_key + left.key).startswith(prefix):
+                    yield dataclasses.replace(left, key=folder_key + left.key)
+
+    def discard_unfinished(self, upload: UnfinishedUpload) -> None:
+        """Remove the part file and its journal, unless a living writer has them."""
+        if not _staging.is_parts(upload.id):
+            raise InvalidNameError(f"{upload.id!r} is no unfinished upload of {self._root}")
+        folder, _ = self._folder_of(upload.key)
+        with translated(upload.key):
+            _local_upload.discard(os.path.join(folder, upload.id))
+        _staging.remove_empty_folders(folder, self._root)
+
+    def free_bytes(self) -> int | None:
+        """What an ordinary user may still write to the disk that holds the root."""
+        if not hasattr(os, "statvfs"):
+            return None
+        folder = self._root
+        while not os.path.isdir(folder) and folder != os.path.dirname(folder):
+            folder = os.path.dirname(folder)
+        with translated(folder):
+            disk = os.statvfs(folder)
+        return disk.f_bavail * disk.f_frsize if disk.f_blocks else None
 
     def url(self, key: str) -> str:
         """The absolute path."""
@@ -206,16 +228,26 @@ class LocalSink(Sink):
             )
         return path
 
+    def _folder_of(self, prefix: str) -> tuple[str, str]:
+        """The folder that holds the keys with this prefix, and what its own keys begin with."""
+        folder, slash, _ = prefix.rpartition("/")
+        return os.path.dirname(self._path(f"{folder}{slash}any")), folder + slash
+
     @contextmanager
     def _staged(self, key: str) -> Iterator[tuple[str, _staging.Staged]]:
         target = self._path(key)
         folder = os.path.dirname(target)
+        with self._tidy(folder), ExitStack() as stack:
+            with translated(key):
+                new = stack.enter_context(_staging.staged(target, durable=self._durable))
+            self._sweep_once(folder)
+            yield target, new
+
+    @contextmanager
+    def _tidy(self, folder: str) -> Iterator[None]:
+        """Leave no empty folders behind when what is done in `folder` fails."""
         try:
-            with ExitStack() as stack:
-                with _translated(key):
-                    new = stack.enter_context(_staging.staged(target, durable=self._durable))
-                self._sweep_once(folder)
-                yield target, new
+            yield
         except BaseException:
             _staging.remove_empty_folders(folder, self._root)
             raise
@@ -241,7 +273,7 @@ class LocalSink(Sink):
         for name, entry in self._entries(folder):
             key = folder_key + name
             if name.endswith("/"):
-                if key.startswith(prefix) or prefix.startswith(key):
+                if _may_hold(key, prefix):
                     yield from self._walk(entry.path, key, prefix)
             elif key.startswith(prefix):
                 try:
@@ -251,11 +283,21 @@ class LocalSink(Sink):
                 if found is not None:
                     yield found
 
+    def _folders(self, prefix: str) -> Iterator[tuple[str, str, _Names]]:
+        """Each folder that can hold keys with `prefix`: its path, its key, its files' names."""
+        check_prefix(prefix)
+        top, top_key = self._folder_of(prefix)
+        for path, folders, names in os.walk(top, onerror=_raise_unless_gone):
+            below = path[len(top) :].replace(os.sep, "/").strip("/")
+            key = f"{top_key}{below}/" if below else top_key
+            folders[:] = [name for name in folders if _may_hold(f"{key}{name}/", prefix)]
+            yield path, key, names
+
     def _entries(self, folder: str) -> _Entries:
         """What stands in `folder`, in the order of the keys: a folder's name ends in a slash."""
         found: _Entries = []
         try:
-            with _translated(folder), os.scandir(folder) as entries:
+            with translated(folder), os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         found.append((entry.name + "/", entry))
@@ -329,23 +371,15 @@ def _stored(key: str, status: os.stat_result) -> StoredObject | None:
     return StoredObject(key=key, size=status.st_size, modified=modified)
 
 
+def _may_hold(folder_key: str, prefix: str) -> bool:
+    return folder_key.startswith(prefix) or prefix.startswith(folder_key)
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise translate(error, error.filename)
+
+
 def _is_ours(name: str) -> bool:
     shown = not any(unicodedata.category(char) in ("Cc", "Cs") for char in name)
     return shown and not _staging.is_staged(name)
-
-
-@contextmanager
-def _translated(key: str) -> Iterator[None]:
-    """Turn the system's errors into ours. Nothing of the caller's may run inside."""
-    try:
-        yield
-    except MMError:
-        raise
-    except OSError as error:
-        raise _translate(error, key) from error
-
-
-def _translate(error: OSError, key: str) -> MMError:
-    what = f"{error.filename or key}: {error.strerror or error}"
-    kind, hint = _MEANINGS.get(error.errno or 0, (StorageError, None))
-    return kind(what, hint=hint)

@@ -6,14 +6,14 @@ import uuid
 
 import pytest
 
-from mm_core.testing.sinks import SinkTests
+from mm_core.testing.sinks import ResumableSinkTests, SinkTests
 from mm_plugins.sinks.local import LocalSink
 from mm_plugins.sinks.memory import MemorySink
 
 pytestmark = pytest.mark.unit
 
 
-class TestLocal(SinkTests):
+class TestLocal(ResumableSinkTests):
     many_keys = 1100
 
     @pytest.fixture
