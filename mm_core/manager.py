@@ -7,35 +7,29 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from mm_core.backends import open_sink, open_source
-from mm_core.checkout import refuse_foreign_files
+from mm_core.backends import open_source
+from mm_core.checkout import cache_folder, plan_checkout, refuse_foreign_files
+from mm_core.claiming import abandoned_on_error, begin
 from mm_core.config import Settings, load_settings
-from mm_core.exceptions import (
-    CancelledError,
-    ConfigError,
-    ConflictError,
-    IntegrityError,
-    MMError,
-    NotFoundError,
-    TransientError,
-)
-from mm_core.formats import read_safetensors_header
+from mm_core.equal_files import equal_files
+from mm_core.exceptions import ConfigError, MMError
 from mm_core.hookspecs import PlanContext
-from mm_core.manifests import bytes_by_action, difference, manifest_of
+from mm_core.manifests import bytes_by_action, manifest_of
+from mm_core.mending import plan_mending, refuse_another, refuse_damaged
 from mm_core.names import version_prefix
 from mm_core.notices import Notices
+from mm_core.place import Place, Places
 from mm_core.planning import make_plan, name_version
 from mm_core.plugins import Plugins
-from mm_core.redaction import redact
-from mm_core.registry import Claim, ModelRegistry
+from mm_core.registry import ModelRegistry
 from mm_core.results import Got, Shown
 from mm_core.schemas import (
-    Action,
     ModelEntry,
     ModelStatus,
     ModelType,
@@ -44,8 +38,10 @@ from mm_core.schemas import (
     Request,
     RequestOptions,
     Snapshot,
+    StoredFile,
     TransferEvent,
 )
+from mm_core.showing import describe
 from mm_core.sink import Sink
 from mm_core.source import Source
 from mm_core.stored import StoredSource
@@ -59,15 +55,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-COPY_FROM_VERSIONS = 3
-"""How many of a model's newest versions are searched for equal files."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Backend:
-    name: str
-    sink: Sink
-    registry: ModelRegistry
+_Carry = Callable[[Plan], tuple[StoredFile, ...]]
 
 
 class ModelManager:
@@ -92,10 +80,8 @@ class ModelManager:
     ) -> None:
         self.settings = load_settings() if settings is None else settings
         self.plugins = Plugins.discover() if plugins is None else plugins
-        self._default = backend
+        self._places = Places(self.settings, self.plugins, backend)
         self._notices = Notices(self.plugins, on_event)
-        self._lock = threading.RLock()
-        self._backends: dict[str, _Backend] = {}
         self._cancelled = threading.Event()
 
     def __enter__(self) -> Self:
@@ -112,10 +98,7 @@ class ModelManager:
     def close(self) -> None:
         """Give back all connections. Work that still runs is stopped."""
         self.cancel()
-        with self._lock:
-            for backend in self._backends.values():
-                backend.sink.close()
-            self._backends.clear()
+        self._places.close()
 
     def cancel(self) -> None:
         """Stop all running and later transfers of this manager: they raise `CancelledError`."""
@@ -128,10 +111,10 @@ class ModelManager:
     ) -> Plan:
         """What `pull` with the same arguments would do. Writes nothing."""
         request = Request(url=source, **options)
-        backend = self._backend(to)
+        place = self._places.open(to)
         with self._source(request) as (origin, request):
-            plan = self._plan(backend, request, origin.snapshot(request))
-        self._ask_policies(backend, plan)
+            plan = self._plan(place, request, origin.snapshot(request))
+        self._ask_policies(place, plan)
         return plan
 
     def pull(
@@ -160,32 +143,26 @@ class ModelManager:
         Raises the errors of `mm_core.exceptions`; see there.
         """
         request = Request(url=source, **options)
-        backend = self._backend(to)
-        stop = Stop(self._cancelled, cancelled)
+        place = self._places.open(to)
+        registry, stop = place.registry, Stop(self._cancelled, cancelled)
         with self._source(request) as (origin, request):
             snapshot = origin.snapshot(request)
-            plan = self._plan(backend, request, snapshot)
-            self._ask_policies(backend, plan)
-            begun = self._begin(backend, plan, wait=wait, cancelled=stop)
+            plan = self._plan(place, request, snapshot)
+            self._ask_policies(place, plan)
+            carry = partial(self._carry, source=origin, sink=place.sink, jobs=jobs)
+            begun = begin(registry, plan, wait=wait, on_event=self._notices.event, cancelled=stop)
             if isinstance(begun, ModelEntry):
-                return self._already(backend, plan, begun, origin, stop)
-            with self._abandon_on_error(backend, begun):
+                return self._already(place, plan, begun, partial(carry, stop=stop))
+            with abandoned_on_error(registry, begun):
                 # The claim is ours only now: look again at what earlier attempts left.
-                plan = self._plan(backend, request, snapshot)
-                stored = transfer(
-                    plan,
-                    origin,
-                    backend.sink,
-                    options=self._options(jobs),
-                    on_event=self._notices.event,
-                    cancelled=Stop(stop, begun.lost),
-                )
+                plan = self._plan(place, request, snapshot)
+                stored = carry(plan, stop=Stop(stop, begun.lost))
                 for file in stored:
-                    self.plugins.hook.mm_file_stored(file=file, sink=backend.sink)
-                _delete_strays(backend.sink, plan)
-                entry = backend.registry.add(begun, manifest_of(plan, stored), aliases=plan.aliases)
-        self._committed(backend, entry)
-        return Pulled(entry=entry, backend=backend.name, **bytes_by_action(stored))
+                    self.plugins.hook.mm_file_stored(file=file, sink=place.sink)
+                _delete_strays(place.sink, plan)
+                entry = registry.add(begun, manifest_of(plan, stored), aliases=plan.aliases)
+        self._committed(place, entry)
+        return Pulled(entry=entry, backend=place.name, **bytes_by_action(stored))
 
     async def apull(self, source: str, **options: Any) -> Pulled:
         """`pull`, awaitable. Cancelling the task stops the pull before it returns."""
@@ -252,49 +229,20 @@ class ModelManager:
 
         Raises `NotFoundError`, and `ConflictError` where `output` holds other files.
         """
-        place = self._backend(backend)
-        entry = place.registry.resolve(reference)
+        place = self._places.open(backend)
+        registry, entry = place.registry, place.registry.resolve(reference)
         if output is None and isinstance(entry.path, Path):
-            self._refuse_damaged(place, entry)
+            refuse_damaged(registry, entry)
             return Got(path=entry.path, entry=entry)
-        folder = self._cache(place, entry) if output is None else Path(output).expanduser()
-        manifest = place.registry.manifest(entry)
+        folder = cache_folder(registry, entry) if output is None else Path(output).expanduser()
+        folder, manifest = folder.resolve(), registry.manifest(entry)
         refuse_foreign_files(folder, manifest)
         sink_type = self.plugins.sink_type("local")
-        target = sink_type(sink_type.Config(root=str(folder.resolve())))
+        target = sink_type(sink_type.Config(root=str(folder)))
         source = StoredSource(place.sink, manifest)
-        request = Request(url="", version=entry.version)
-        plan = make_plan(
-            request,
-            source.snapshot(request),
-            present={stored.key: stored.size for stored in target.list("")},
-            known={},
-            case_blind=target.case_blind,
-            prefix="",
-        )
-        transfer(
-            plan,
-            source,
-            target,
-            options=self._options(jobs),
-            on_event=self._notices.event,
-            cancelled=Stop(self._cancelled),
-        )
-        return Got(path=folder.resolve(), entry=entry)
-
-    @staticmethod
-    def _refuse_damaged(place: _Backend, entry: ModelEntry) -> None:
-        if entry.manifest is None:
-            return
-        report = verify_entries(
-            place.registry, [entry], deep=False, jobs=1, cancelled=threading.Event()
-        )
-        if not report.ok:
-            bad = report.bad[0]
-            raise IntegrityError(
-                f"{entry.model_id} {entry.version} is damaged: {bad.path}: {bad.reason}",
-                hint="pull the model again to mend it; `mm verify` tells all that is wrong",
-            )
+        plan = plan_checkout(source, target, entry.version)
+        self._carry(plan, source=source, sink=target, jobs=jobs, stop=Stop(self._cancelled))
+        return Got(path=folder, entry=entry)
 
     # -- what is stored --------------------------------------------------------------
 
@@ -306,18 +254,8 @@ class ModelManager:
 
     def show(self, reference: str, *, backend: str | None = None) -> Shown:
         """All that is known of a stored version, with the headers of its safetensors files."""
-        place = self._backend(backend)
-        entry = place.registry.resolve(reference)
-        manifest = place.registry.manifest(entry)
-        headers: dict[str, dict[str, Any]] = {}
-        for file in manifest.files:
-            if file.path.endswith(".safetensors"):
-                with contextlib.suppress(IntegrityError):
-                    headers[file.path] = read_safetensors_header(
-                        _range_reader(place.sink, file.key), size=file.size
-                    )
-        urls = {file.path: place.sink.url(file.key) for file in manifest.files}
-        return Shown(entry=entry, manifest=manifest, urls=urls, headers=headers)
+        registry = self.registry(backend)
+        return describe(registry, registry.resolve(reference))
 
     def url(self, reference: str, *, backend: str | None = None) -> str:
         """What transformers, vLLM or another loader opens to use a stored version."""
@@ -331,15 +269,14 @@ class ModelManager:
         With `deep` every byte is read and hashed, else sizes are compared. Without
         `reference`, all AVAILABLE versions of the backend.
         """
-        place = self._backend(backend)
-        if reference is None:
-            entries = place.registry.list_models(status=ModelStatus.AVAILABLE)
-        else:
-            entries = [place.registry.resolve(reference)]
+        registry = self.registry(backend)
         if reference is None:  # entries that were only registered have their files elsewhere
-            entries = [entry for entry in entries if entry.manifest]
+            available = registry.list_models(status=ModelStatus.AVAILABLE)
+            entries = [entry for entry in available if entry.manifest]
+        else:
+            entries = [registry.resolve(reference)]
         return verify_entries(
-            place.registry,
+            registry,
             entries,
             deep=deep,
             jobs=self.settings.defaults.jobs,
@@ -348,7 +285,7 @@ class ModelManager:
 
     def remove(self, reference: str, *, backend: str | None = None) -> ModelEntry:
         """Take a version out of use: it becomes DELETED, and its aliases go. No file is touched."""
-        place = self._backend(backend)
+        place = self._places.open(backend)
         entry = place.registry.resolve(reference)
         removed = place.registry.remove(entry.model_id, entry.version)
         self._notices.hook("mm_removed", entry=removed, backend=place.name)
@@ -356,35 +293,17 @@ class ModelManager:
 
     def registry(self, backend: str | None = None) -> ModelRegistry:
         """The registry of a backend."""
-        return self._backend(backend).registry
+        return self._places.open(backend).registry
 
     def sink(self, backend: str | None = None) -> Sink:
         """The sink of a backend."""
-        return self._backend(backend).sink
+        return self._places.open(backend).sink
 
     def get_download_progress(self, model_id: str) -> Progress | None:
         """How far the transfer of `model_id` is; None if this manager knows of none."""
         return self._notices.progress(model_id)
 
     # -- the stages' surroundings ----------------------------------------------------
-
-    def _backend(self, name: str | None) -> _Backend:
-        name = name or self._default or self.settings.defaults.backend
-        if name is None:
-            raise ConfigError(
-                "no backend is named, and there is no default",
-                hint="use --to NAME, or set defaults.backend in mm.yaml",
-            )
-        with self._lock:
-            if name not in self._backends:
-                sink = open_sink(self.settings, self.plugins, name)
-                registry = ModelRegistry(
-                    sink,
-                    claim_timeout=self.settings.defaults.claim_timeout,
-                    commit_timeout=self.settings.defaults.commit_timeout,
-                )
-                self._backends[name] = _Backend(name=name, sink=sink, registry=registry)
-            return self._backends[name]
 
     @contextlib.contextmanager
     def _source(self, request: Request) -> Iterator[tuple[Source, Request]]:
@@ -395,150 +314,63 @@ class ModelManager:
         finally:
             source.close()
 
-    def _plan(self, backend: _Backend, request: Request, snapshot: Snapshot) -> Plan:
+    def _plan(self, place: Place, request: Request, snapshot: Snapshot) -> Plan:
         model_id = request.model_id or snapshot.model_id
         prefix = version_prefix(model_id, name_version(request, snapshot))
-        known: dict[str, str] = {}
-        for entry in self._siblings(backend, model_id):
-            with contextlib.suppress(NotFoundError, IntegrityError):  # verify tells of those
-                files = backend.registry.manifest(entry).files
-                known.update((file.sha256, file.key) for file in files)
         return make_plan(
             request,
             snapshot,
-            present={stored.key: stored.size for stored in backend.sink.list(prefix)},
-            known=known,
-            case_blind=backend.sink.case_blind,
+            present={stored.key: stored.size for stored in place.sink.list(prefix)},
+            known=equal_files(place.registry, model_id),
+            case_blind=place.sink.case_blind,
         )
 
-    def _siblings(self, backend: _Backend, model_id: str) -> list[ModelEntry]:
-        """The newest AVAILABLE versions of a model: where equal files are most likely."""
-        versions = [
-            entry
-            for entry in backend.registry.list_models(status=ModelStatus.AVAILABLE)
-            if entry.model_id == model_id and entry.manifest
-        ]
-        return versions[-COPY_FROM_VERSIONS:]
-
-    def _ask_policies(self, backend: _Backend, plan: Plan) -> None:
+    def _ask_policies(self, place: Place, plan: Plan) -> None:
         if self.settings.policies and not self.plugins.hook.mm_plan_made.get_hookimpls():
             logger.warning(
                 "The policies in mm.yaml have no effect: no installed plugin enforces them"
             )
-        context = PlanContext(backend=backend.name, policies=self.settings.policies)
+        context = PlanContext(backend=place.name, policies=self.settings.policies)
         self.plugins.hook.mm_plan_made(plan=plan, context=context)
 
-    def _begin(
-        self, backend: _Backend, plan: Plan, *, wait: bool, cancelled: threading.Event
-    ) -> Claim | ModelEntry:
-        def on_wait(*_: object) -> None:
-            message = f"{plan.model_id} {plan.version} is in the hands of another process; waiting"
-            self._notices.event(
-                TransferEvent(kind="waiting", model_id=plan.model_id, message=message)
-            )
-
-        return backend.registry.begin(
-            plan.model_id,
-            plan.version,
-            model_type=plan.model_type,
-            source=plan.snapshot.source,
-            wait=wait,
-            on_wait=on_wait,
-            cancelled=cancelled,
+    def _carry(
+        self, plan: Plan, *, source: Source, sink: Sink, jobs: int | None, stop: Stop
+    ) -> tuple[StoredFile, ...]:
+        defaults = self.settings.defaults
+        return transfer(
+            plan,
+            source,
+            sink,
+            options=TransferOptions(
+                jobs=jobs or defaults.jobs, retry=RetryPolicy(retries=defaults.retries)
+            ),
+            on_event=self._notices.event,
+            cancelled=stop,
         )
 
-    def _already(
-        self, backend: _Backend, plan: Plan, entry: ModelEntry, origin: Source, stop: Stop
-    ) -> Pulled:
-        """The entry that is there, if it is what the plan asks for."""
-        other = difference(backend.registry.manifest(entry), plan.snapshot)
-        if other is not None:
-            raise ConflictError(
-                f"{entry.model_id} {entry.version} is there already, but not the same: {other}",
-                hint="a version never changes: name another with --version, or an id with --as",
-            )
-        mended = self._mend(backend, plan, entry, origin, stop)
+    def _already(self, place: Place, plan: Plan, entry: ModelEntry, carry: _Carry) -> Pulled:
+        """The entry that is there, whole again, if it is what the plan asks for."""
+        manifest = place.registry.manifest(entry)
+        refuse_another(manifest, plan)
+        present = {stored.key: stored.size for stored in place.sink.list(plan.prefix)}
+        mending = plan_mending(plan, manifest, present=present)
+        mended = carry(mending) if mending.files else ()
         for alias in plan.aliases:
-            backend.registry.set_alias(entry.model_id, alias, entry.version)
-        if plan.aliases:
-            entry = backend.registry.resolve(f"{entry.model_id}@{entry.version}")
+            entry = place.registry.set_alias(entry.model_id, alias, entry.version)
+        fetched = sum(file.size for file in mended)
         return Pulled(
             entry=entry,
-            backend=backend.name,
-            fetched_bytes=mended,
-            present_bytes=entry.size_bytes - mended,
+            backend=place.name,
+            fetched_bytes=fetched,
+            present_bytes=entry.size_bytes - fetched,
         )
 
-    def _mend(
-        self, backend: _Backend, plan: Plan, entry: ModelEntry, origin: Source, stop: Stop
-    ) -> int:
-        """Fetch again what is missing or cut short of an AVAILABLE version; the bytes fetched.
-
-        The registry does not change: what comes must have the sha256 it states.
-        """
-        stored = {found.key: found.size for found in backend.sink.list(plan.prefix)}
-        files = {file.path: file for file in backend.registry.manifest(entry).files}
-        wanting = {path for path, file in files.items() if stored.get(file.key) != file.size}
-        again = tuple(
-            replace(
-                planned,
-                action=Action.FETCH,
-                file=replace(planned.file, sha256=files[planned.file.path].sha256),
-            )
-            for planned in plan.files
-            if planned.file.path in wanting
-        )
-        if again:
-            transfer(
-                replace(plan, files=again),
-                origin,
-                backend.sink,
-                options=self._options(None),
-                on_event=self._notices.event,
-                cancelled=stop,
-            )
-        return sum(files[planned.file.path].size for planned in again)
-
-    @contextlib.contextmanager
-    def _abandon_on_error(self, backend: _Backend, claim: Claim) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as error:
-            reason = redact(str(error)) or type(error).__name__
-            with contextlib.suppress(MMError):  # the first error is the one to tell
-                backend.registry.abandon(claim, reason)
-            if isinstance(error, CancelledError) and claim.lost.is_set():
-                raise TransientError(
-                    f"the backend was out of reach for so long that the claim on {claim.model_id} "
-                    f"{claim.version} is lost; another process may be fetching it now",
-                    hint="pull again: what is stored is found",
-                ) from error
-            raise
-
-    def _committed(self, backend: _Backend, entry: ModelEntry) -> None:
+    def _committed(self, place: Place, entry: ModelEntry) -> None:
+        size = entry.size_bytes
         self._notices.event(
-            TransferEvent(
-                kind="committed",
-                model_id=entry.model_id,
-                done=entry.size_bytes,
-                total=entry.size_bytes,
-            )
+            TransferEvent(kind="committed", model_id=entry.model_id, done=size, total=size)
         )
-        self._notices.hook("mm_committed", entry=entry, backend=backend.name)
-
-    def _options(self, jobs: int | None) -> TransferOptions:
-        defaults = self.settings.defaults
-        return TransferOptions(
-            jobs=jobs or defaults.jobs, retry=RetryPolicy(retries=defaults.retries)
-        )
-
-    @staticmethod
-    def _cache(place: _Backend, entry: ModelEntry) -> Path:
-        import platformdirs
-
-        cache = platformdirs.user_cache_path("model-manager")
-        folder = cache / "models" / str(place.registry.id) / entry.model_id / entry.version
-        return folder / (entry.manifest or "")[:12]  # a version may be removed and made anew
+        self._notices.hook("mm_committed", entry=entry, backend=place.name)
 
 
 def _delete_strays(sink: Sink, plan: Plan) -> None:
@@ -547,10 +379,3 @@ def _delete_strays(sink: Sink, plan: Plan) -> None:
     strays = [stored.key for stored in sink.list(plan.prefix) if stored.key not in keys]
     if strays:
         sink.delete(strays)
-
-
-def _range_reader(sink: Sink, key: str) -> Callable[[int, int], bytes]:
-    def read(start: int, end: int) -> bytes:
-        return b"".join(bytes(buffer) for buffer in sink.read(key, start, end))
-
-    return read

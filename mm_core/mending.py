@@ -1,0 +1,59 @@
+"""A version that is there already: whether it is what was asked for, and whole."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+
+from mm_core.exceptions import ConflictError, IntegrityError
+from mm_core.manifests import difference
+from mm_core.registry import ModelRegistry
+from mm_core.schemas import Action, Manifest, ModelEntry, Plan
+from mm_core.verification import verify_entries
+
+
+def refuse_another(manifest: Manifest, plan: Plan) -> None:
+    """Raise `ConflictError` unless the stored version of `manifest` is what `plan` asks for."""
+    other = difference(manifest, plan.snapshot)
+    if other is not None:
+        raise ConflictError(
+            f"{plan.model_id} {plan.version} is there already, but not the same: {other}",
+            hint="a version never changes: name another with --version, or an id with --as",
+        )
+
+
+def plan_mending(plan: Plan, manifest: Manifest, *, present: Mapping[str, int]) -> Plan:
+    """The part of `plan` that must be fetched again: what is missing or cut short.
+
+    `present` maps the keys that stand to their sizes in bytes. What comes must
+    have the sha256 that `manifest` states, so that the registry need not change.
+    """
+    files = {file.path: file for file in manifest.files}
+    return replace(
+        plan,
+        files=tuple(
+            replace(
+                planned,
+                action=Action.FETCH,
+                copy_from=None,
+                file=replace(planned.file, sha256=stored.sha256, size=stored.size),
+            )
+            for planned in plan.files
+            if (stored := files.get(planned.file.path)) is not None
+            and present.get(stored.key) != stored.size
+        ),
+    )
+
+
+def refuse_damaged(registry: ModelRegistry, entry: ModelEntry) -> None:
+    """Raise `IntegrityError` where a file of `entry` is missing or has another size."""
+    if entry.manifest is None:
+        return
+    report = verify_entries(registry, [entry], deep=False, jobs=1, cancelled=threading.Event())
+    if not report.ok:
+        bad = report.bad[0]
+        raise IntegrityError(
+            f"{entry.model_id} {entry.version} is damaged: {bad.path}: {bad.reason}",
+            hint="pull the model again to mend it; `mm verify` tells all that is wrong",
+        )
