@@ -70,6 +70,7 @@ class _State:
     turn: int = 0
     left: int = 0
     busy: int = 0
+    unwritable: bool = False
     error: BaseException | None = None
     read: dict[int, _Part] = field(default_factory=dict)
 
@@ -307,10 +308,13 @@ class PartedFile:
             self._means.buffers.turn()
 
     def _write(self, part: _Part) -> None:
-        """Write a part, with tries of its own: its bytes are still there."""
+        """Write a part, with tries of its own: its bytes are still there.
+
+        Also where reading has failed meanwhile, so that these are not read again.
+        """
         attempt = 0
         try:
-            while not self._stopped():
+            while not (self._state.unwritable or self._means.stop.is_set()):
                 try:
                     self._upload.write_part(part.number, part.view)
                     break
@@ -323,6 +327,7 @@ class PartedFile:
                 pause(delay, self._means.stop)
                 attempt += 1
         except BaseException as error:  # noqa: BLE001  # `carry` raises it
+            self._state.unwritable = True
             self._fail(error)
         finally:
             self._release(part)
