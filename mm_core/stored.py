@@ -39,3 +39,7 @@ class StoredSource(Source):
     def read(self, file: RemoteFile, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
         """The bytes ``[start, end)`` of `file` as they stand in the sink."""
         return self._sink.read(self._keys[file.path], start, end)
+
+    def splits(self, file: RemoteFile) -> bool:
+        """Every sink reads ranges."""
+        return True

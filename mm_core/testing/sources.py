@@ -151,6 +151,35 @@ class SourceTests:
         assert _read(source, largest, size + 5, size + 9) == b""
         assert _read(source, largest, 5, 5) == b""
 
+    def test_a_range_is_read_into_memory_of_the_callers(
+        self, source: Source, largest: RemoteFile, content: bytes
+    ) -> None:
+        """`open` fills from the front what it is given, touches nothing behind, and ends with 0."""
+        assert source.splits(largest) in (True, False)
+        reader = source.open(largest, 5, 50_005)
+        target = bytearray(b"\xa5" * 60_000)
+        done = 0
+        while count := reader.readinto(memoryview(target)[done : done + 7_001]):
+            assert count <= 7_001
+            done += count
+        assert reader.readinto(memoryview(target)) == 0
+        reader.close()
+        reader.close()
+        assert target[:done] == content[5:50_005]
+        assert target[done:] == b"\xa5" * (60_000 - done)
+
+    def test_a_reader_may_be_closed_in_the_middle(
+        self, source: Source, largest: RemoteFile, content: bytes
+    ) -> None:
+        """What comes after it is not disturbed."""
+        for _ in range(10):
+            reader = source.open(largest)
+            target = memoryview(bytearray(10))
+            count = reader.readinto(target)
+            assert target[:count] == content[:count]
+            reader.close()
+        assert _read(source, largest) == content
+
     def test_closing_early(self, source: Source, largest: RemoteFile, content: bytes) -> None:
         """A reader may stop at any time; what comes after it is not disturbed."""
         for _ in range(20):

@@ -175,8 +175,8 @@ class PartedFile:
         means = self._means
         if not means.source.splits(self._file):
             return
-        rest = -(-(self._count - self._state.following) // self._run_length())
-        for _ in range(min(means.connections.spare, rest)):
+        rest = self._count - self._state.following
+        for _ in range(min(means.connections.spare, -(-rest // self._run_length(rest)))):
             self._enter()
             run = contextvars.copy_context().run
             threading.Thread(
@@ -193,18 +193,20 @@ class PartedFile:
             while state.following < self._count and state.following in self._skipped:
                 state.following += 1
             start = stop = state.following
-            limit = min(self._count, start + self._run_length())
+            limit = min(self._count, start + self._run_length(self._count - start))
             while stop < limit and (stop in kept) == (start in kept):
                 stop += 1
             state.following = stop
             return range(start, stop)
 
-    def _run_length(self) -> int:
+    def _run_length(self, rest: int) -> int:
+        """How many of the `rest` parts one request asks for."""
         means = self._means
+        if not means.source.splits(self._file):
+            return rest
         share = means.buffers.budget // means.connections.count
-        if means.connections.crowded or not means.source.splits(self._file):
-            share = max(share, LONG_RUN)
-        return max(1, share // self._upload.part_size)
+        length = LONG_RUN if means.connections.crowded else share
+        return max(1, length // self._upload.part_size)
 
     def _fetch(self, run: range, *, widen: bool) -> None:
         """Read a run of parts by one request; with `widen` others may join once bytes came."""

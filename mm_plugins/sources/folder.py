@@ -16,6 +16,7 @@ from mm_core import (
     Buffer,
     MMError,
     NotFoundError,
+    RangeReader,
     RemoteFile,
     Request,
     Snapshot,
@@ -78,15 +79,49 @@ class FolderSource(Source):
 
     def read(self, file: RemoteFile, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
         """The bytes as they are now; `SourceChangedError` if the file was touched since."""
+        buffer = memoryview(bytearray(_BUFFER))
+        reader = self.open(file, start, end)
+        try:
+            while count := reader.readinto(buffer):
+                yield buffer[:count]
+        finally:
+            reader.close()
+
+    def open(self, file: RemoteFile, start: int = 0, end: int | None = None) -> RangeReader:
+        """The same, into the caller's memory."""
+        return _FileReader(file, start, end)
+
+    def splits(self, file: RemoteFile) -> bool:
+        """Disks read in several places at once."""
+        return True
+
+
+class _FileReader:
+    """A range of a file that must stay as it was listed."""
+
+    def __init__(self, file: RemoteFile, start: int, end: int | None) -> None:
+        self._file = file
         size = file.size or 0
-        stop = size if end is None else min(end, size)
-        with _translated(file.path), Path(file.extra["path"]).open("rb", buffering=0) as stream:
-            _check_same(file, stream.fileno())
-            stream.seek(start)
-            while start < stop and (data := stream.read(min(_BUFFER, stop - start))):
-                start += len(data)
-                yield data
-            _check_same(file, stream.fileno())
+        self._left = max(0, (size if end is None else min(end, size)) - start)
+        with _translated(file.path):
+            self._stream = Path(file.extra["path"]).open("rb", buffering=0)  # noqa: SIM115  # closed by close
+            try:
+                _check_same(file, self._stream.fileno())
+                self._stream.seek(start)
+            except BaseException:
+                self._stream.close()
+                raise
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        with _translated(self._file.path):
+            count = self._stream.readinto(buffer[: self._left]) if self._left else 0
+            self._left -= count
+            if not count or not self._left:
+                _check_same(self._file, self._stream.fileno())
+        return count
+
+    def close(self) -> None:
+        self._stream.close()
 
 
 def _folder(url: str) -> Path:
