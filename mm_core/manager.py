@@ -45,7 +45,7 @@ from mm_core.showing import describe
 from mm_core.sink import Sink
 from mm_core.source import Source
 from mm_core.stored import StoredSource
-from mm_core.transfer import Progress, TransferOptions, transfer
+from mm_core.transfer import Progress, RateLimit, TransferOptions, transfer
 from mm_core.transfer.retry import RetryPolicy
 from mm_core.transfer.stop import Stop
 from mm_core.verification import VerifyReport, verify_entries
@@ -83,6 +83,7 @@ class ModelManager:
         self._places = Places(self.settings, self.plugins, backend)
         self._notices = Notices(self.plugins, on_event)
         self._cancelled = threading.Event()
+        self._options = _transfer_options(self.settings)
 
     def __enter__(self) -> Self:
         return self
@@ -336,14 +337,11 @@ class ModelManager:
     def _carry(
         self, plan: Plan, *, source: Source, sink: Sink, jobs: int | None, stop: Stop
     ) -> tuple[StoredFile, ...]:
-        defaults = self.settings.defaults
         return transfer(
             plan,
             source,
             sink,
-            options=TransferOptions(
-                jobs=jobs or defaults.jobs, retry=RetryPolicy(retries=defaults.retries)
-            ),
+            options=self._options if jobs is None else replace(self._options, jobs=jobs),
             on_event=self._notices.event,
             cancelled=stop,
         )
@@ -371,6 +369,18 @@ class ModelManager:
             TransferEvent(kind="committed", model_id=entry.model_id, done=size, total=size)
         )
         self._notices.hook("mm_committed", entry=entry, backend=place.name)
+
+
+def _transfer_options(settings: Settings) -> TransferOptions:
+    defaults = settings.defaults
+    rate = defaults.limit_rate
+    return TransferOptions(
+        jobs=defaults.jobs,
+        connections=defaults.connections,
+        memory=defaults.memory,
+        retry=RetryPolicy(retries=defaults.retries),
+        rate=None if rate is None else RateLimit(rate),  # one, for all that this manager moves
+    )
 
 
 def _delete_strays(sink: Sink, plan: Plan) -> None:

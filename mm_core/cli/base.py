@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from mm_core.cli.state import State
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_AT_LEAST_ONE = click.IntRange(min=1)
 
 FORMATS = ("human", "json", "jsonl", "quiet")
 
@@ -88,6 +92,19 @@ def group(name: str, *, examples: str) -> Callable[[Callable[..., Any]], Group]:
     return click.group(name, cls=Group, examples=examples)
 
 
+def transfer_options(function: F) -> F:
+    """Give a command that moves bytes the options that say how many at once, and how fast."""
+    options = (
+        click.option("-j", "--jobs", type=_AT_LEAST_ONE, metavar="N", help="Files at once."),
+        _default("--connections", type=_AT_LEAST_ONE, metavar="N", help="Reads at once, in all."),
+        _default("--memory", metavar="SIZE", help="Buffers in all, such as 128MiB."),
+        _default("--limit-rate", metavar="RATE", help="Read no faster, such as 50MiB a second."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 def global_options() -> list[GlobalOption]:
     """The options of ``mm`` itself; each writes to the `State` of the run."""
     formats = click.Choice(FORMATS)
@@ -119,6 +136,16 @@ def taught(command: click.Command) -> click.Command:
 
 def _option(*names: str, **attrs: Any) -> GlobalOption:
     return GlobalOption(list(names), expose_value=False, callback=_remember, **attrs)
+
+
+def _default(*names: str, **attrs: Any) -> Callable[[F], F]:
+    """An option that is a setting of ``defaults`` for this run."""
+    return click.option(*names, expose_value=False, callback=_override, **attrs)
+
+
+def _override(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    if value is not None:
+        ctx.ensure_object(State).overrides[f"defaults.{param.name}"] = value
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:

@@ -35,6 +35,7 @@ class State:
     offline: bool = False
     when_interrupted: str | None = None
     so_far: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict)
 
     @property
     def wants_json(self) -> bool:
@@ -50,10 +51,11 @@ class State:
         """The settings from the files, the environment and the flags."""
         from mm_core.config import load_settings
 
-        if not self.offline:
-            return load_settings(self.config)
-        os.environ |= {"MM_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
-        return load_settings(self.config, overrides={"defaults.offline": True})
+        overrides = dict(self.overrides)
+        if self.offline:
+            os.environ |= {"MM_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+            overrides["defaults.offline"] = True
+        return load_settings(self.config, overrides=overrides)
 
     def manager(self, on_event: Callable[[TransferEvent], None] | None = None) -> ModelManager:
         """A manager for these options: use it in a ``with``."""

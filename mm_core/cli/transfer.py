@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mm_core.cli import output
-from mm_core.cli.base import command
+from mm_core.cli.base import command, transfer_options
 from mm_core.cli.progress import make_reporter
 from mm_core.cli.state import State, pass_state
 from mm_core.exceptions import CancelledError, MMError, PartialError
@@ -27,6 +27,7 @@ _GO_ON = "what is stored so far is kept: run the same command again to go on"
     mm pull hf://org/name@main --include '*.safetensors' --include '*.json' --alias prod
     mm pull https://example.org/lid.176.ftz --as lang/lid --version 1
     mm pull hf://org/name --to lake --to dr --json
+    mm pull hf://org/name --limit-rate 50MiB --connections 16
     mm pull hf://org/name --dry-run
     """,
 )
@@ -41,7 +42,7 @@ _GO_ON = "what is stored so far is kept: run the same command again to go on"
 @click.option("--exclude", multiple=True, metavar="GLOB", help="No files that match.")
 @click.option("--alias", "aliases", multiple=True, metavar="A", help="Point this name at it.")
 @click.option("--type", "model_type", metavar="T", help="What the model does, as on the Hub.")
-@click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Connections at once.")
+@transfer_options
 @click.option("-n", "--dry-run", is_flag=True, help="Print what would move, and stop.")
 @click.option("--no-wait", is_flag=True, help="Fail where another pull of it is under way.")
 @pass_state
@@ -85,6 +86,7 @@ def pull(
     examples="""
     mm push ./my-model my-org/my-model
     mm push ./my-model my-org/my-model --to lake --version 3 --alias prod
+    mm push ./my-model my-org/my-model --connections 16 --memory 256MiB
     """,
 )
 @click.argument("folder", type=click.Path(path_type=Path))
@@ -93,7 +95,7 @@ def pull(
 @click.option("--version", metavar="V", help="The version; by default a digest of the content.")
 @click.option("--alias", "aliases", multiple=True, metavar="A", help="Point this name at it.")
 @click.option("--type", "model_type", metavar="T", help="What the model does, as on the Hub.")
-@click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Files at once.")
+@transfer_options
 @pass_state
 def push(
     state: State, /, folder: Path, model_id: str, model_type: str | None, **options: Any
@@ -114,13 +116,15 @@ def push(
     examples="""
     mm get my-org/my-model
     mm get my-org/my-model:prod --output ./model
+    mm get my-org/my-model:prod --limit-rate 50MiB/s
     python serve.py --model "$(mm get my-org/my-model:prod)"
     """,
 )
 @click.argument("reference", metavar="ID[@VERSION|:ALIAS]")
 @click.option("-o", "--output", "folder", type=click.Path(path_type=Path), help="Put it there.")
+@transfer_options
 @pass_state
-def get(state: State, /, reference: str, folder: Path | None) -> None:
+def get(state: State, /, reference: str, folder: Path | None, jobs: int | None) -> None:
     """Bring a model to this machine and print its path, and nothing else.
 
     A model on a local backend is used where it is, after a look at the sizes; what
@@ -128,7 +132,7 @@ def get(state: State, /, reference: str, folder: Path | None) -> None:
     """
     state.when_interrupted = _GO_ON
     with make_reporter(state) as reporter, state.manager(reporter) as manager:
-        got = manager.get(reference, output=folder)
+        got = manager.get(reference, output=folder, jobs=jobs)
     path = str(got.path)
     state.emit({"path": path, "entry": got.entry.to_json()}, human=[path], quiet=[path])
 

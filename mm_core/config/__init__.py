@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mm_core.config.schema import json_schema, starter, validate
-from mm_core.config.sections import Defaults, parse_duration, parse_size
+from mm_core.config.sections import Defaults, parse_duration, parse_rate, parse_size
 from mm_core.config.settings import (
     BackendSettings,
     Settings,
@@ -23,6 +23,7 @@ __all__ = [
     "json_schema",
     "load_settings",
     "parse_duration",
+    "parse_rate",
     "parse_size",
     "starter",
     "validate",

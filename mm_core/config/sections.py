@@ -23,6 +23,9 @@ from mm_core.schemas import ModelType
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)?", re.IGNORECASE)
+LEAST_MEMORY = 32 << 20
+"""The smallest ``defaults.memory``, in bytes."""
+
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
@@ -34,6 +37,11 @@ def parse_size(value: Any) -> int:
     number, prefix, binary = match.groups()
     power = "kmgtp".find(prefix.lower()) + 1 if prefix else 0
     return int(float(number) * (1024 if binary else 1000) ** power)
+
+
+def parse_rate(value: Any) -> int:
+    """The bytes a second in ``"50MiB"`` or ``"50MiB/s"``. Raises `ValueError`."""
+    return parse_size(value.strip().removesuffix("/s") if isinstance(value, str) else value)
 
 
 def parse_duration(value: Any) -> float:
@@ -55,6 +63,18 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
+def _enough(value: int) -> int:
+    if value < LEAST_MEMORY:
+        raise ValueError(f"it should be at least {LEAST_MEMORY >> 20}MiB")
+    return value
+
+
+def _above_nothing(value: int) -> int:
+    if value < 1:
+        raise ValueError("it should be above 0; leave it out for no limit")
+    return value
+
+
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -64,6 +84,14 @@ Size = Annotated[
     BeforeValidator(parse_size),
     WithJsonSchema(
         {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "examples": ["256MiB"]}]}
+    ),
+]
+Rate = Annotated[
+    int,
+    BeforeValidator(parse_rate),
+    AfterValidator(_above_nothing),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "examples": ["50MiB"]}]}
     ),
 ]
 Seconds = Annotated[
@@ -93,7 +121,16 @@ class Defaults(Section):
     """What holds where a command does not say otherwise."""
 
     backend: str | None = Field(default=None, description="The backend, by name or URL")
-    jobs: Count = Field(default=8, ge=1, le=64, description="Transfers at once")
+    jobs: Count = Field(default=8, ge=1, le=64, description="Files at once")
+    connections: Count = Field(
+        default=8, ge=1, description="Connections to a source at once, over all files"
+    )
+    memory: Annotated[Size, AfterValidator(_enough)] = Field(
+        default=128 << 20, description="Bytes of all buffers together, at least 32MiB"
+    )
+    limit_rate: Rate | None = Field(
+        default=None, description="Bytes a second that a whole process reads; no limit if absent"
+    )
     claim_timeout: Seconds = Field(
         default=60.0,
         gt=0,

@@ -169,6 +169,22 @@ def test_version(mm):
     assert mm("--version")[:2] == (0, f"mm {mm_core.__version__}\n")
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--limit-rate fast", "--limit-rate flag: defaults.limit_rate: a size is"),
+        ("--memory 1MiB", "--memory flag: defaults.memory: it should be at least 32MiB"),
+        ("--connections 0", "--connections"),
+    ],
+)
+def test_impossible_transfer_options_name_their_flag(mm, tmp_path, words, said):
+    """Exit 2, and nothing begun."""
+    (tmp_path / "m").mkdir()
+    code, _, err = mm("push", "m", "m", *words.split())
+    assert code == 2
+    assert said in err
+
+
 def test_not_found_is_exit_3(mm):
     """A plugin that is not there."""
     code, out, _ = mm("plugins", "info", "no-such", "--json")

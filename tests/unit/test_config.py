@@ -18,6 +18,7 @@ from mm_core.config import (
     json_schema,
     load_settings,
     parse_duration,
+    parse_rate,
     parse_size,
     starter,
     validate,
@@ -257,6 +258,10 @@ class TestStrictness:
             ("defaults: {jobs: 65}", "less than or equal to 64"),
             ("defaults: {jobs: yes}", "a number is wanted"),
             ("defaults: {claim_timeout: soon}", "a duration is"),
+            ("defaults: {connections: 0}", "greater than or equal to 1"),
+            ("defaults: {memory: 31MiB}", "at least 32MiB"),
+            ("defaults: {limit_rate: fast}", "a size is"),
+            ("defaults: {limit_rate: 0}", "above 0"),
             ("policies: {p: {limits: {max_size: big}}}", "a size is"),
             ("defaults: {backend: lak}\nbackends: {lake: {type: local, root: x}}", "mm.yaml:1: defaults.backend: there is no backend named 'lak'; did you mean 'lake'?"),
             ("models: {../up: {source: x}}", "model id"),
@@ -333,6 +338,23 @@ class TestStrictness:
         """`backends:` with everything below it commented out is no mistake."""
         assert world.load("backends:\ndefaults:\nmodels:\n").defaults.backend == "local"
         assert world.load("").defaults.backend == "local"
+
+
+class TestTransfers:
+    def test_what_holds_without_a_word(self, world):
+        """Safe numbers: eight connections, 128 MiB, no limit."""
+        defaults = world.load("").defaults
+        assert (defaults.connections, defaults.memory, defaults.limit_rate) == (8, 2**27, None)
+
+    def test_each_layer_may_say_it(self, world):
+        """File, environment and flag, in words or numbers."""
+        world.write("defaults: {connections: 16, memory: 256MiB, limit_rate: 50MiB}")
+        world.environ["MM_DEFAULTS__CONNECTIONS"] = "32"
+        defaults = world.load(overrides={"defaults.limit_rate": "10MiB/s"}).defaults
+        assert (defaults.connections, defaults.memory) == (32, 2**28)
+        assert defaults.limit_rate == 10 * 2**20
+        del world.environ["MM_DEFAULTS__CONNECTIONS"]
+        assert world.load("defaults: {limit_rate: null}").defaults.limit_rate is None
 
 
 class TestInterpolation:
@@ -607,6 +629,12 @@ def test_what_is_no_duration(bad):
     """Anything else is refused."""
     with pytest.raises(ValueError, match="a duration is"):
         parse_duration(bad)
+
+
+@pytest.mark.parametrize("text", ["50MiB", "50MiB/s", " 50 MiB /s", 50 * 2**20])
+def test_rates(text):
+    """A size, by the second; saying so is allowed."""
+    assert parse_rate(text) == 50 * 2**20
 
 
 def test_loading_needs_no_vendor_library():

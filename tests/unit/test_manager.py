@@ -173,6 +173,19 @@ def test_impossible_jobs_are_refused(tmp_path, mine):
         manager.pull(str(mine), model_id="m", jobs=-1)
 
 
+def test_the_rate_holds_for_all_that_a_manager_moves(tmp_path, mine):
+    """Two pushes at once share the limit of their manager."""
+    with manager_of(tmp_path, limit_rate="4MB") as manager:
+        began = time.monotonic()
+        threads = [threading.Thread(target=manager.push, args=(mine, name)) for name in "ab"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert time.monotonic() - began > 1.0  # 6 MB at 4 MB a second
+        assert len(manager.list_models()) == 2
+
+
 def test_a_version_never_changes(tmp_path, mine):
     """The same version name with other content is a conflict that says what differs."""
     with manager_of(tmp_path) as manager:
