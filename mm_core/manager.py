@@ -44,6 +44,7 @@ from mm_core.schemas import (
 from mm_core.showing import describe
 from mm_core.sink import Sink
 from mm_core.source import Source
+from mm_core.space import refuse_if_full, refuse_to_begin_if_full
 from mm_core.stored import StoredSource
 from mm_core.transfer import Progress, RateLimit, TransferOptions, transfer
 from mm_core.transfer.retry import RetryPolicy
@@ -150,6 +151,7 @@ class ModelManager:
             snapshot = origin.snapshot(request)
             plan = self._plan(place, request, snapshot)
             self._ask_policies(place, plan)
+            refuse_to_begin_if_full(registry, plan)
             carry = partial(self._carry, source=origin, sink=place.sink, jobs=jobs)
             begun = begin(registry, plan, wait=wait, on_event=self._notices.event, cancelled=stop)
             if isinstance(begun, ModelEntry):
@@ -157,6 +159,7 @@ class ModelManager:
             with abandoned_on_error(registry, begun):
                 # The claim is ours only now: look again at what earlier attempts left.
                 plan = self._plan(place, request, snapshot)
+                refuse_if_full(place.sink, plan)
                 stored = carry(plan, stop=Stop(stop, begun.lost))
                 for file in stored:
                     self.plugins.hook.mm_file_stored(file=file, sink=place.sink)
@@ -242,6 +245,7 @@ class ModelManager:
         target = sink_type(sink_type.Config(root=str(folder)))
         source = StoredSource(place.sink, manifest)
         plan = plan_checkout(source, target, entry.version)
+        refuse_if_full(target, plan)
         self._carry(plan, source=source, sink=target, jobs=jobs, stop=Stop(self._cancelled))
         return Got(path=folder, entry=entry)
 
@@ -352,6 +356,7 @@ class ModelManager:
         refuse_another(manifest, plan)
         present = {stored.key: stored.size for stored in place.sink.list(plan.prefix)}
         mending = plan_mending(plan, manifest, present=present)
+        refuse_if_full(place.sink, mending)
         mended = carry(mending) if mending.files else ()
         for alias in plan.aliases:
             entry = place.registry.set_alias(entry.model_id, alias, entry.version)

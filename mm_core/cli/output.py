@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from mm_core.sizes import size_in_words
+
 SCHEMA_VERSION = 1
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _STATUS_COLORS = {"AVAILABLE": "green", "DOWNLOADING": "cyan", "FAILED": "red"}
@@ -50,14 +52,7 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Iterator[str]:
 
 def size(count: int | None) -> str:
     """A number of bytes for people: ``12.3 MiB``."""
-    if count is None:
-        return "?"
-    value, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if value < 1024:
-            break
-        value, unit = value / 1024, larger
-    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+    return "?" if count is None else size_in_words(count)
 
 
 def number(count: int) -> str:
