@@ -1,0 +1,1 @@
+"""The parts of the paired benchmark: inputs, servers, ways, scenarios, measures, report."""

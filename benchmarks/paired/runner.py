@@ -1,0 +1,201 @@
+"""Run a scenario: servers up, bytes checked once, then rounds of all ways in shuffled order."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from paired import servers
+from paired.checks import check_folder, check_store
+from paired.inputs import Repo, make_repo
+from paired.measure import Usage, run
+from paired.native import Native
+from paired.peers import Peers
+from paired.scenarios import LOCAL, WEED, Scenario, Shape
+from paired.servers import Certificate
+from paired.ways import Trip, Way
+
+
+@dataclass
+class Results:
+    """All that was measured of one scenario."""
+
+    scenario: Scenario
+    size: int
+    dd_mib: int
+    usages: dict[str, list[Usage]] = field(default_factory=dict)
+    dd_seconds: list[float] = field(default_factory=list)
+    connections: dict[str, list[int]] = field(default_factory=dict)
+    checked: bool = False
+
+
+class Runner:
+    """Runs scenarios in a work folder. Inputs of the same sizes are made once."""
+
+    def __init__(self, work: Path, native: Native, peers: Peers, *, dd_mib: int, seed: int) -> None:
+        self._work = work
+        self._dd_mib = dd_mib
+        self._native = native
+        self._peers = peers
+        self._random = random.Random(seed)
+        self._certificate: Certificate | None = None
+        self._repos: dict[tuple[object, ...], Repo] = {}
+        self._trips = 0
+
+    def run(self, scenario: Scenario, rounds: int) -> Results:
+        """Measure every way `rounds` times, in turns."""
+        repo = self._repo(scenario)
+        results = Results(scenario, repo.size, self._dd_mib)
+        results.usages = {way.name: [] for way in scenario.ways}
+        with ExitStack() as stack:
+            certificate = self._certify() if scenario.tls else None
+            folder = self._fresh("origin")
+            hub = stack.enter_context(
+                servers.origin(folder, self._work / "repos", [repo], certificate)
+            )
+            if scenario.checked:
+                self._check(scenario, repo, hub, certificate)
+                results.checked = True
+            store = stack.enter_context(self._store(scenario, certificate, keep=False))
+            for turn in range(min(rounds, scenario.most_rounds)):
+                _say(f"{scenario.name}: round {turn + 1}")
+                results.dd_seconds.append(self._dd())
+                for way in self._random.sample(scenario.ways, len(scenario.ways)):
+                    self._measure(scenario, way, self._trip(repo, hub, store, certificate), results)
+        return results
+
+    def _measure(self, scenario: Scenario, way: Way, trip: Trip, results: Results) -> None:
+        trip = replace(trip, jobs=scenario.jobs, by_ranges=scenario.by_ranges)
+        with self._lines(scenario.shape, trip) as (shaped, lines):
+            usage = self._go(way, shaped)
+        results.usages[way.name].append(usage)
+        if lines:
+            most = max(line.connections for line in lines)
+            results.connections.setdefault(way.name, []).append(most)
+        _say(f"  {way.name:36} {usage.wall:8.2f} s")
+        self._settle(trip)
+
+    def _check(
+        self, scenario: Scenario, repo: Repo, hub: str, certificate: Certificate | None
+    ) -> None:
+        with self._store(scenario, certificate, keep=True) as store:
+            for way in scenario.ways:
+                _say(f"{scenario.name}: check the bytes of {way.name}")
+                trip = self._trip(repo, hub, store, certificate)
+                trip = replace(trip, by_ranges=scenario.by_ranges)
+                self._go(way, trip)
+                if store is None:
+                    check_folder(repo, trip.to)
+                else:
+                    check_store(repo, store, trip.prefix, certificate)
+                self._settle(trip)
+
+    def _go(self, way: Way, trip: Trip) -> Usage:
+        environment = trip.environment()
+        return run(way.commands(trip), environment, trip.scratch / "log.txt")
+
+    def _trip(
+        self, repo: Repo, hub: str, store: str | None, certificate: Certificate | None
+    ) -> Trip:
+        scratch = self._fresh("trip")
+        scratch.mkdir()
+        return Trip(
+            repo=repo,
+            hub=hub,
+            store=store,
+            prefix=scratch.name,
+            scratch=scratch,
+            native=self._native,
+            peers=self._peers,
+            certificate=certificate,
+        )
+
+    @contextmanager
+    def _store(
+        self, scenario: Scenario, certificate: Certificate | None, *, keep: bool
+    ) -> Iterator[str | None]:
+        if scenario.store == LOCAL:
+            yield None
+        elif scenario.store == WEED:
+            folder = self._fresh("weed")
+            with servers.seaweed(Path(self._peers.command("weed")), folder) as url:
+                yield url
+            shutil.rmtree(folder)
+        else:
+            binary, log = self._native.nullstore, self._work / "nullstore.log"
+            with servers.null_store(binary, log, keep=keep, certificate=certificate) as url:
+                yield url
+
+    @contextmanager
+    def _lines(self, shape: Shape | None, trip: Trip) -> Iterator[tuple[Trip, list[servers.Line]]]:
+        if shape is None:
+            yield trip, []
+            return
+        with ExitStack() as stack:
+
+            def line(to: str) -> servers.Line:
+                log = self._work / "shape.log"
+                return stack.enter_context(
+                    servers.line(
+                        self._native.shape,
+                        to,
+                        log,
+                        rtt_ms=shape.rtt_ms,
+                        mbit=shape.mbit,
+                        most=shape.connections,
+                    )
+                )
+
+            lines = [line(trip.hub)]
+            trip = replace(trip, hub=lines[0].url)
+            if shape.to_store and trip.store:
+                lines.append(line(trip.store))
+                trip = replace(trip, store=lines[1].url)
+            yield trip, lines
+
+    def _repo(self, scenario: Scenario) -> Repo:
+        key = (scenario.sizes, scenario.sparse)
+        if key not in self._repos:
+            _say(f"{scenario.name}: make the input")
+            name = f"repo{len(self._repos) + 1}"
+            self._repos[key] = make_repo(
+                self._work / "repos", name, list(scenario.sizes), sparse=scenario.sparse
+            )
+        return self._repos[key]
+
+    def _certify(self) -> Certificate:
+        if self._certificate is None:
+            self._certificate = servers.make_certificate(self._work)
+        return self._certificate
+
+    def _fresh(self, kind: str) -> Path:
+        self._trips += 1
+        return self._work / f"{kind}-{self._trips}"
+
+    def _settle(self, trip: Trip) -> None:
+        """Leave nothing for the next one to pay: no file, and no page on its way to the disk."""
+        shutil.rmtree(trip.scratch)
+        os.sync()
+
+    def _dd(self) -> float:
+        """How long a new file takes now: what the machine's state does to all that stage."""
+        target = self._work / "dd"
+        command = ["dd", "if=/dev/zero", f"of={target}", "bs=1M", f"count={self._dd_mib}"]
+        seconds = run([command], os.environ, self._work / "dd.log").wall
+        target.unlink()
+        return seconds
+
+
+def gigabytes(results: Results) -> float:
+    """What was pulled, in units of 10^9 bytes."""
+    return results.size / 1e9
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

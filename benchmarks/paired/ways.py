@@ -1,0 +1,212 @@
+"""The ways to bring a repository to a place: each is the commands of one of them.
+
+Signing is equal: no way signs or hashes the payload for S3, but for the one
+that says so. Xet is off everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from paired.inputs import Repo
+from paired.native import Native
+from paired.peers import Peers
+from paired.servers import BUCKET, KEY, SECRET, Certificate
+
+Commands = Sequence[Sequence[str]]
+
+_AWS_UNSIGNED = "[default]\nregion = us-east-1\ns3 =\n  payload_signing_enabled = false\n"
+_AWS_SIGNED = "[default]\nregion = us-east-1\n"
+_PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
+
+
+@dataclass(frozen=True)
+class Trip:
+    """One run of one way: from where to where, and the fresh folder that it may use.
+
+    Without a `store` the place is the folder `to`.
+    """
+
+    repo: Repo
+    hub: str
+    store: str | None
+    prefix: str
+    scratch: Path
+    native: Native
+    peers: Peers
+    certificate: Certificate | None = None
+    jobs: int | None = None
+    by_ranges: bool = False
+
+    @property
+    def to(self) -> Path:
+        """The folder to fill, where the place is local disk."""
+        return self.scratch / "result"
+
+    @property
+    def staged(self) -> Path:
+        """Where a way with two steps keeps what it downloaded."""
+        return self.scratch / "staged"
+
+    @property
+    def s3_url(self) -> str:
+        """The prefix to fill, where the place is S3."""
+        return f"s3://{BUCKET}/{self.prefix}"
+
+    def environment(self) -> dict[str, str]:
+        """All that a child may know: no setting of whoever runs this comes through."""
+        home = self.scratch / "home"
+        temporary = self.scratch / "tmp"
+        for folder in (home, temporary, self.to):
+            folder.mkdir(parents=True, exist_ok=True)
+        aws_config = home / "aws.ini"
+        aws_config.write_text(_AWS_UNSIGNED)
+        (home / "aws-signed.ini").write_text(_AWS_SIGNED)
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        environment |= {
+            "HOME": str(home),
+            "TMPDIR": str(temporary),
+            "HF_HOME": str(home / "hf"),
+            "HF_ENDPOINT": self.hub,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_CONFIG_FILE": str(aws_config),
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+            "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+            "RCLONE_CONFIG": str(home / "rclone.conf"),
+            "RCLONE_CONFIG_STORE_TYPE": "s3",
+            "RCLONE_CONFIG_STORE_PROVIDER": "Other",
+            "RCLONE_CONFIG_STORE_ACCESS_KEY_ID": KEY,
+            "RCLONE_CONFIG_STORE_SECRET_ACCESS_KEY": SECRET,
+            "RCLONE_CONFIG_STORE_ENDPOINT": self.store or "",
+            "RCLONE_S3_USE_UNSIGNED_PAYLOAD": "true",
+            "RCLONE_S3_DISABLE_CHECKSUM": "true",
+            "RCLONE_S3_NO_CHECK_BUCKET": "true",
+            "RCLONE_S3_USE_MULTIPART_ETAG": "false",
+        }
+        if self.store:
+            environment["AWS_ENDPOINT_URL"] = self.store
+        if self.certificate:
+            names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "CURL_CA_BUNDLE")
+            environment |= dict.fromkeys(names, str(self.certificate.cert))
+        return environment
+
+
+@dataclass(frozen=True)
+class Way:
+    """How it is called, and what it runs."""
+
+    name: str
+    commands: Callable[[Trip], Commands]
+
+
+# -- the limit -----------------------------------------------------------------------------
+
+
+def _limit(trip: Trip, *options: str) -> Commands:
+    files = trip.scratch / "files.txt"
+    files.write_text(
+        "".join(f"{trip.repo.url_base}/{f.path}\t{f.path}\t{f.size}\n" for f in trip.repo.files)
+    )
+    command = [str(trip.native.limit), "--origin", _host(trip.hub), "--files", str(files)]
+    if trip.store:
+        command += ["--sink", _host(trip.store), "--prefix", f"/{BUCKET}/{trip.prefix}"]
+    else:
+        command += ["--to", str(trip.to)]
+    if trip.by_ranges:
+        command += ["--ranges"]
+    if trip.certificate:
+        command += ["--ca", str(trip.certificate.cert)]
+    if trip.jobs:
+        command += ["--threads", str(trip.jobs)]
+    return [[*command, *options]]
+
+
+def _host(url: str) -> str:
+    return url.partition("://")[2]
+
+
+# -- ours ----------------------------------------------------------------------------------
+
+
+def _mm(trip: Trip) -> Commands:
+    command = [sys.executable, "-m", "mm_core", "pull", f"hf://{trip.repo.id}"]
+    command += ["--to", trip.s3_url if trip.store else str(trip.to)]
+    return [[*command, *(["--jobs", str(trip.jobs)] if trip.jobs else [])]]
+
+
+# -- peers ---------------------------------------------------------------------------------
+
+
+def _hf(trip: Trip, folder: Path) -> list[str]:
+    return [trip.peers.command("hf"), "download", trip.repo.id, "--local-dir", str(folder)]
+
+
+def _hf_local(trip: Trip) -> Commands:
+    return [_hf(trip, trip.to)]
+
+
+def _hf_then_sha256(trip: Trip) -> Commands:
+    return [_hf(trip, trip.to), ["sha256sum", *(str(trip.to / f.path) for f in trip.repo.files)]]
+
+
+def _aws(trip: Trip, *arguments: str) -> list[str]:
+    return [
+        trip.peers.command("aws"),
+        "s3",
+        "cp",
+        "--no-progress",
+        "--only-show-errors",
+        *arguments,
+    ]
+
+
+def _hf_then_aws(trip: Trip) -> Commands:
+    upload = ["--recursive", str(trip.staged), trip.s3_url, "--exclude", ".cache/*"]
+    return [_hf(trip, trip.staged), _aws(trip, *upload)]
+
+
+def _hf_then_aws_each(trip: Trip) -> Commands:
+    uploads = [
+        _aws(trip, str(trip.staged / f.path), f"{trip.s3_url}/{f.path}") for f in trip.repo.files
+    ]
+    return [_hf(trip, trip.staged), *uploads]
+
+
+def _hf_then_aws_signed(trip: Trip) -> Commands:
+    download, upload = _hf_then_aws(trip)
+    config = trip.scratch / "home" / "aws-signed.ini"
+    return [download, ["env", f"AWS_CONFIG_FILE={config}", *upload]]
+
+
+def _rclone(trip: Trip) -> Commands:
+    urls = trip.scratch / "urls.csv"
+    base = f"{trip.hub}{trip.repo.url_base}"
+    urls.write_text("".join(f"{base}/{f.path},{f.path}\n" for f in trip.repo.files))
+    to = f"store:{BUCKET}/{trip.prefix}" if trip.store else str(trip.to)
+    command = [trip.peers.command("rclone"), "copyurl", "--urls", str(urls), to]
+    command += ["--transfers", str(trip.jobs or 8)]
+    return [[*command, *(["--ca-cert", str(trip.certificate.cert)] if trip.certificate else [])]]
+
+
+LIMIT = Way("limit (C)", _limit)
+LIMIT_FSYNC = Way("limit (C), fsync", lambda trip: _limit(trip, "--fsync"))
+MM = Way("mm pull", _mm)
+HF = Way("hf download (no hash)", _hf_local)
+HF_SHA256 = Way("hf download, sha256sum", _hf_then_sha256)
+HF_AWS = Way("hf download, aws s3 cp --recursive", _hf_then_aws)
+HF_AWS_EACH = Way("hf download, aws s3 cp each file", _hf_then_aws_each)
+HF_AWS_SIGNED = Way("hf download, aws s3 cp (signed)", _hf_then_aws_signed)
+RCLONE = Way("rclone copyurl (no hash)", _rclone)
+
+TO_S3 = (LIMIT, MM, HF_AWS, HF_AWS_SIGNED, RCLONE)
+TO_LOCAL = (LIMIT, LIMIT_FSYNC, MM, HF, HF_SHA256, RCLONE)
