@@ -2,67 +2,22 @@
 
 s3fs finds credentials (profiles, SSO, roles) and keeps the connections. Its file
 operations guess, cache and repeat; its errors lose the status. So only its bare
-calls are used, and the status in botocore's answer is the judge.
+calls are used, and the status in botocore's answer is the judge. What botocore would
+send, and by whose credentials, can be asked too.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from mm_core import (
-    AlreadyExistsError,
-    AuthError,
-    MissingExtraError,
-    MMError,
-    NotFoundError,
-    StorageError,
-    TransientError,
-    redact,
-)
+from mm_core import AuthError, MissingExtraError, MMError, remember_secret
+from mm_plugins.sinks import _s3_session
 from mm_plugins.sinks._patience import ATTEMPTS, persist
-
-_PASSING_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-_SIGN_IN = "give credentials by AWS_PROFILE or AWS_ACCESS_KEY_ID, or `profile` in options"
-_SIGN_IN_AGAIN = "the session is over: sign in again, such as by `aws sso login`"
-_REGION = "give the bucket's own region: AWS_DEFAULT_REGION, or `region` in options"
-_CLOCK = "set this machine's clock"
-_CODES: dict[str, tuple[type[MMError], str | None]] = {
-    "NoSuchBucket": (NotFoundError, "make the bucket first, or correct the root"),
-    "ExpiredToken": (AuthError, _SIGN_IN_AGAIN),
-    "InvalidToken": (AuthError, _SIGN_IN_AGAIN),
-    "TokenRefreshRequired": (AuthError, _SIGN_IN_AGAIN),
-    "RequestTimeTooSkewed": (AuthError, _CLOCK),
-    "AuthorizationHeaderMalformed": (StorageError, _REGION),
-    "PermanentRedirect": (StorageError, _REGION),
-    "BadDigest": (TransientError, "bytes were damaged on their way"),
-    "IncompleteBody": (TransientError, None),
-    "InvalidDigest": (TransientError, None),
-    "NoSuchUpload": (TransientError, "the store gave the upload up"),
-    "RequestTimeout": (TransientError, None),
-    "SlowDown": (TransientError, None),
-    "XAmzContentChecksumMismatch": (TransientError, "bytes were damaged on their way"),
-}
-_NO_CREDENTIALS = frozenset(
-    {
-        "CredentialRetrievalError",
-        "NoAuthTokenError",
-        "NoCredentialsError",
-        "PartialCredentialsError",
-        "ProfileNotFound",
-        "SSOTokenLoadError",
-        "TokenRetrievalError",
-        "UnauthorizedSSOTokenError",
-    }
-)
-_SENSELESS = frozenset({"ParamValidationError", "TypeError", "ValueError", "InvalidURL"})
-
-
-class RangeError(StorageError):
-    """The range starts beyond the end of the object."""
+from mm_plugins.sinks._s3_errors import code_of, is_expired, translated
+from mm_plugins.sinks._s3_session import ClientFacts, Identity, Prepared
 
 
 class S3Api:
@@ -87,7 +42,7 @@ class S3Api:
         body = answer["Body"]
         try:
             while True:
-                with _translated(name):
+                with translated(name):
                     block: bytes = self._run(body.read, size)
                 if not block:
                     return
@@ -95,20 +50,76 @@ class S3Api:
         finally:
             self._run(_close, body)
 
+    def prepared(self, method: str, name: str, **arguments: Any) -> Prepared:
+        """What botocore would send for a call about the object `Key`. It is not sent."""
+        with translated(name):
+            prepare = _s3_session.prepare
+            made: Prepared = self._run(prepare, self._fs, method, self._bucket, arguments)
+            return made
+
+    def facts(self, name: str) -> ClientFacts:
+        """What the client was told about its connections."""
+        with translated(name):
+            found: ClientFacts = self._run(_s3_session.facts, self._fs, self._bucket)
+            return found
+
+    def identity(self, name: str) -> Identity:
+        """Who asks just now: temporary credentials are renewed by their session in time."""
+        with translated(name):
+            return self._identity_of(self._fs)
+
+    def renew(self, used: Any, name: str) -> bool:
+        """Look for other credentials than the file system `used` found; whether there are some.
+
+        For sessions that are over: somebody may have signed in again meanwhile.
+        """
+        with self._lock:
+            if self._made is not used:
+                return True
+            try:
+                with translated(name):
+                    fresh = self._make()
+                    if self._identity_of(fresh)[1] == self._identity_of(used)[1]:
+                        return False
+            except MMError:
+                return False  # the refusal is the error to tell
+            self._made = fresh
+        return True
+
     def close(self) -> None:
         """Let the connections go; the next call opens new ones."""
         with self._lock:
             self._made = None
 
     def _once(self, method: str, name: str, arguments: Mapping[str, Any]) -> Any:
-        with _translated(name):
-            call = self._fs._call_s3  # noqa: SLF001  # call_s3 is this, hidden by a wrapper
-            return self._run(call, method, Bucket=self._bucket, **arguments)
+        used = self._fs
+        try:
+            return self._call(used, method, name, arguments)
+        except AuthError as error:
+            if not is_expired(code_of(error)) or not self.renew(used, name):
+                raise
+        return self._call(self._fs, method, name, arguments)
 
-    def _run(self, action: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    def _call(self, system: Any, method: str, name: str, arguments: Mapping[str, Any]) -> Any:
+        with translated(name):
+            call = system._call_s3  # noqa: SLF001  # call_s3 is this, hidden by a wrapper
+            return self._run_in(system, call, method, Bucket=self._bucket, **arguments)
+
+    def _identity_of(self, system: Any) -> Identity:
+        found = self._run_in(system, _s3_session.credentials, system)
+        if found is not None:
+            for secret in filter(None, (found.secret, found.token)):
+                remember_secret(secret)
+        return Identity(system, found)
+
+    def _run(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        return self._run_in(self._fs, action, *arguments)
+
+    @staticmethod
+    def _run_in(system: Any, action: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         from fsspec.asyn import sync
 
-        return sync(self._fs.loop, action, *arguments, **named)
+        return sync(system.loop, action, *arguments, **named)
 
     @property
     def _fs(self) -> Any:
@@ -148,64 +159,3 @@ def make_file_system(
 
 async def _close(body: Any) -> None:
     body.close()
-
-
-@contextmanager
-def _translated(name: str) -> Iterator[None]:
-    """Turn the errors of s3fs, botocore and aiohttp into ours."""
-    try:
-        yield
-    except MMError:
-        raise
-    except Exception as error:
-        raise _translate(error, name) from error
-
-
-def _translate(error: Exception, name: str) -> MMError:
-    answer = _answer(error)
-    code = answer.get("Error", {}).get("Code", "")
-    meta = answer.get("ResponseMetadata", {})
-    status = meta.get("HTTPStatusCode")
-    what = f"{name}: {redact(str(error)) or type(error).__name__}"
-    if code in _CODES:
-        known, advice = _CODES[code]
-        return known(what, hint=advice)
-    if status is None:
-        return _without_answer(error, what)
-    if status in _PASSING_STATUS:
-        return TransientError(what, retry_after=_seconds(meta))
-    kind, message, hint = {
-        401: (AuthError, what, _SIGN_IN),
-        403: (AuthError, what, _SIGN_IN),
-        404: (NotFoundError, f"{name} is not there", None),
-        412: (AlreadyExistsError, f"{name} exists", None),
-        416: (RangeError, what, None),
-    }.get(status, (StorageError, what, None))
-    return kind(message, hint=hint)
-
-
-def _without_answer(error: Exception, what: str) -> MMError:
-    """No answer came: credentials, the connection, or a call that makes no sense."""
-    kind = type(error).__name__
-    if kind in _NO_CREDENTIALS or isinstance(error, PermissionError):
-        return AuthError(what, hint=_SIGN_IN)
-    if isinstance(error, FileNotFoundError):
-        return NotFoundError(what)
-    if kind in _SENSELESS:
-        return StorageError(what)
-    return TransientError(what, hint="look at the connection, and at the endpoint if it is set")
-
-
-def _answer(error: BaseException | None) -> Mapping[str, Any]:
-    """Botocore's answer, wherever in the chain of causes it is; errors themselves may lie."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        if isinstance(response, dict):
-            return response
-        error = error.__cause__
-    return {}
-
-
-def _seconds(meta: Mapping[str, Any]) -> float | None:
-    value = meta.get("HTTPHeaders", {}).get("retry-after", "")
-    return float(value) if value.isdecimal() else None

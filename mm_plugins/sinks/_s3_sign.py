@@ -43,6 +43,7 @@ class Signer:
         path: str,
         query: str,
         headers: Mapping[str, str],
+        *,
         moment: str | None = None,
     ) -> dict[str, str]:
         """`headers` with what proves that `who` sends them; all of them are signed.

@@ -1,13 +1,11 @@
-"""The S3 sink, through s3fs: streamed multipart uploads and conditional creates."""
+"""The S3 sink: resumable multipart uploads, and conditional creates through s3fs."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
-import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from functools import partial
 from itertools import chain
@@ -18,35 +16,36 @@ from pydantic import Field, SecretStr
 
 from mm_core import (
     AlreadyExistsError,
-    AuthError,
     Buffer,
     ConfigError,
     IntegrityError,
-    MMError,
     NotFoundError,
     PluginConfig,
+    ResumableSink,
     Sink,
-    SourceChangedError,
-    StorageError,
     StoredObject,
     TransientError,
+    UnfinishedUpload,
+    Upload,
+    UploadLostError,
     hookimpl,
     redact,
 )
+from mm_plugins.sinks import _s3_upload
 from mm_plugins.sinks._keys import check_key, check_prefix, check_size
 from mm_plugins.sinks._parts import Parts, part_size
 from mm_plugins.sinks._patience import persist, read_on
-from mm_plugins.sinks._s3_api import RangeError, S3Api, make_file_system
+from mm_plugins.sinks._s3_api import S3Api, make_file_system
+from mm_plugins.sinks._s3_checksums import holds_other_bytes, md5_of
+from mm_plugins.sinks._s3_direct import Direct, Transfer
+from mm_plugins.sinks._s3_objects import S3Objects
+from mm_plugins.sinks._s3_upload import S3Upload
 
-_READ = 4 << 20
 _COPY_LIMIT = 5 << 30
 _COPY_PART = 1 << 30
 _PAGE = 1000
 _DELETE_LIMIT = 1000
 _MARK = "mm-created-by"
-_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
-
-_Part = dict[str, Any]
 
 
 @hookimpl
@@ -76,7 +75,7 @@ class S3Options(PluginConfig):
     )
 
 
-class S3Sink(Sink):
+class S3Sink(ResumableSink):
     """A prefix in a bucket. Objects appear whole: by one PUT, or when a multipart upload ends.
 
     Exclusive create is ``If-None-Match: *`` on one PUT. Memory for each write is
@@ -91,6 +90,9 @@ class S3Sink(Sink):
 
         root: str = Field(description="s3://bucket/prefix")
         options: S3Options = Field(default_factory=S3Options, description="How S3 is reached")
+        transfer: Transfer = Field(
+            default="auto", description="Who sends the bytes: auto, direct or fsspec (s3fs)"
+        )
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -107,8 +109,10 @@ class S3Sink(Sink):
         self._bucket = parts.netloc
         prefix = parts.path.strip("/")
         self._base = f"{check_key(prefix)}/" if prefix else ""
-        self._api = S3Api(partial(_file_system, config.options), self._bucket)
         self._extra: Mapping[str, Any] = config.options.s3_additional_kwargs
+        self._api = S3Api(partial(_file_system, config.options), self._bucket)
+        self._direct = Direct(self._api, self._bucket, self._extra, config.transfer)
+        self._objects = S3Objects(self._api, self._bucket, self._base, self._extra, self._direct)
 
     @property
     def root(self) -> str:
@@ -122,19 +126,48 @@ class S3Sink(Sink):
         first = next(parts)
         if parts.ended:
             check_size(key, parts.count, size)
-            self.put(key, first)
+            self._objects.put(key, first)
             return
 
         every = chain((first,), parts)
         del first
-
-        def send(upload: str) -> Sequence[_Part]:
-            done = [self._send(key, upload, n, part) for n, part in enumerate(every, start=1)]
+        multipart = _s3_upload.begin(self._objects, key)
+        with _s3_upload.aborted_on_error(multipart):
+            for number, part in enumerate(every, start=1):
+                persist(partial(multipart.send, number, part))
             check_size(key, parts.count, size)
-            return done
+            multipart.complete()
+        self._objects.check_stored(key, parts.count)
 
-        self._upload(key, send)
-        self._check_stored(key, parts.count)
+    def begin_upload(self, key: str, *, size: int, identity: str | None) -> Upload | None:
+        """A multipart upload; with an `identity`, the newest that was left under `key`, if any.
+
+        S3 keeps no identity of an open upload: whoever takes one up compares the
+        file's hash in the end. All others that were left there are aborted.
+        """
+        check_key(key)
+        whole = part_size(size)
+        if size <= whole:
+            return None
+
+        def size_of(number: int) -> int | None:
+            start = (number - 1) * whole
+            return min(whole, size - start) if 0 <= start < size else None
+
+        known = None if identity is None else size_of
+        multipart = _s3_upload.take_up(self._objects, key, known)
+        if multipart is None:
+            multipart = _s3_upload.begin(self._objects, key)
+        return S3Upload(self._objects, key, multipart, size, whole)
+
+    def unfinished(self, prefix: str) -> Iterator[UnfinishedUpload]:
+        """The bucket's open multipart uploads, as it lists them."""
+        return _s3_upload.unfinished(self._objects, check_prefix(prefix))
+
+    def discard_unfinished(self, upload: UnfinishedUpload) -> None:
+        """Abort the multipart upload."""
+        with contextlib.suppress(NotFoundError, UploadLostError):
+            self._objects.call("abort_multipart_upload", upload.key, UploadId=upload.id)
 
     def create(self, key: str, data: bytes) -> None:
         """One PUT with ``If-None-Match: *``, and a mark of its own in the object's metadata.
@@ -147,7 +180,7 @@ class S3Sink(Sink):
         try:
             self._put(key, data, attempts=1, IfNoneMatch="*", Metadata=metadata)
         except (AlreadyExistsError, TransientError) as error:
-            head = self._head_after(error, key)
+            head = self._objects.head_after(error, key)
             if head is None or head.get("Metadata", {}).get(_MARK) != mark:
                 raise
 
@@ -156,28 +189,14 @@ class S3Sink(Sink):
         self._put(key, data)
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
-        """One GET, read in blocks of 4 MiB; after a cut, another for the rest of the same bytes."""
-        name, etags = self._name(key), set[str]()
-
-        def open_at(position: int) -> Iterator[bytes]:
-            if end is not None and position >= end:
-                return
-            wanted = f"bytes={position}-{'' if end is None else end - 1}"
-            ranged = {"Range": wanted} if position or end is not None else {}
-            try:
-                answer = self._call("get_object", key, attempts=1, **ranged)
-            except RangeError:
-                return
-            etags.add(answer.get("ETag", ""))
-            if len(etags) > 1:
-                raise SourceChangedError(f"{name} was replaced while it was read")
-            yield from self._api.blocks(answer, _READ, name)
-
-        return read_on(open_at, start)
+        """One GET, read in blocks; after a cut, another for the rest of the same bytes."""
+        check_key(key)
+        etags = set[str]()
+        return read_on(lambda position: self._objects.blocks(key, position, end, etags), start)
 
     def stat(self, key: str) -> StoredObject | None:
         """One HEAD."""
-        head = self._head(key)
+        head = self._objects.head(key)
         if head is None:
             return None
         return StoredObject(
@@ -203,142 +222,44 @@ class S3Sink(Sink):
         """On the server's side, in parts above 5 GB."""
         stored = self.stat(source_key)
         if stored is None:
-            raise NotFoundError(f"{self._name(source_key)} is not there")
+            raise NotFoundError(f"{self._objects.name(source_key)} is not there")
         if source_key == check_key(key):
             return  # S3 refuses it
         source = {"Bucket": self._bucket, "Key": self._base + source_key}
         if stored.size <= _COPY_LIMIT:
-            self._call("copy_object", key, CopySource=source, **self._extra)
+            self._objects.call("copy_object", key, CopySource=source, **self._extra)
             return
-        self._upload(key, lambda upload: self._copy_parts(key, upload, source, stored.size))
-        self._check_stored(key, stored.size)
+        _s3_upload.copy_in_parts(self._objects, source, key, stored.size, _COPY_PART)
+        self._objects.check_stored(key, stored.size)
 
     def delete(self, keys: Iterable[str]) -> None:
         """In bulk, 1,000 at a time."""
         names = [{"Key": self._base + check_key(key)} for key in keys]
         for start in range(0, len(names), _DELETE_LIMIT):
-            persist(partial(self._delete, names[start : start + _DELETE_LIMIT]))
+            self._objects.delete(names[start : start + _DELETE_LIMIT])
 
     def url(self, key: str) -> str:
         """``s3://bucket/prefix/key``."""
-        return self._name(key)
+        return self._objects.name(key)
 
     def close(self) -> None:
         """Let the connections go."""
+        self._direct.close()
         self._api.close()
 
     def _put(self, key: str, data: Buffer, **arguments: Any) -> None:
-        md5 = _md5(data)
-        answer = self._call(
+        md5 = md5_of(data)
+        answer = self._objects.call(
             "put_object",
             key,
             Body=data,
             ContentMD5=base64.b64encode(md5.digest()).decode(),  # S3 refuses other bytes
             **{**self._extra, **arguments},
         )
-        if _holds_other_bytes(answer, md5):
+        if holds_other_bytes(answer, md5):
             if "IfNoneMatch" not in arguments:
                 self.delete([key])
-            raise IntegrityError(f"{self._name(key)}: S3 stored other bytes than were sent")
-
-    def _upload(self, key: str, send: Callable[[str], Sequence[_Part]]) -> None:
-        """A multipart upload of the parts that `send` makes, aborted on any error."""
-        upload = self._call("create_multipart_upload", key, **self._extra)["UploadId"]
-        try:
-            done = send(upload)
-            persist(partial(self._complete, key, upload, done))
-        except BaseException:
-            with contextlib.suppress(MMError):  # the first error is the one to tell
-                self._call("abort_multipart_upload", key, UploadId=upload)
-            raise
-
-    def _complete(self, key: str, upload: str, parts: Sequence[_Part]) -> None:
-        """End the upload. Where the answer is lost, what stands there tells whether it was done."""
-        try:
-            self._call(
-                "complete_multipart_upload",
-                key,
-                attempts=1,
-                UploadId=upload,
-                MultipartUpload={
-                    "Parts": [{k: p[k] for k in ("PartNumber", "ETag")} for p in parts]
-                },
-            )
-        except TransientError as error:
-            expected, head = _etag_of(parts), self._head_after(error, key)
-            if expected is None or head is None or head["ETag"].strip('"') != expected:
-                raise
-
-    def _send(self, key: str, upload: str, number: int, part: Buffer) -> _Part:
-        def send() -> _Part:
-            answer = self._call(
-                "upload_part", key, attempts=1, UploadId=upload, PartNumber=number, Body=part
-            )
-            if _holds_other_bytes(answer, _md5(part)):
-                raise TransientError(f"{self._name(key)}: part {number} was damaged on its way")
-            return {"PartNumber": number, "ETag": answer["ETag"]}
-
-        return persist(send)
-
-    def _copy_parts(
-        self, key: str, upload: str, source: Mapping[str, str], size: int
-    ) -> Sequence[_Part]:
-        done = []
-        for number, start in enumerate(range(0, size, _COPY_PART), start=1):
-            answer = self._call(
-                "upload_part_copy",
-                key,
-                UploadId=upload,
-                PartNumber=number,
-                CopySource=source,
-                CopySourceRange=f"bytes={start}-{min(start + _COPY_PART, size) - 1}",
-            )
-            done.append({"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]})
-        return done
-
-    def _delete(self, names: Sequence[Mapping[str, str]]) -> None:
-        batch = {"Objects": names, "Quiet": True}
-        answer = self._api.ask("delete_objects", self.root, attempts=1, Delete=batch)
-        for error in answer.get("Errors", ()):
-            code = error.get("Code", "")
-            what = f"s3://{self._bucket}/{error.get('Key')} was not deleted: {code}"
-            if code == "AccessDenied":
-                raise AuthError(what, hint="the right s3:DeleteObject is needed")
-            if code in ("InternalError", "SlowDown", "ServiceUnavailable"):
-                raise TransientError(what)
-            if code != "NoSuchKey":
-                raise StorageError(f"{what} {error.get('Message', '')}".rstrip())
-
-    def _head(self, key: str) -> Mapping[str, Any] | None:
-        try:
-            head: Mapping[str, Any] = self._call("head_object", key)
-        except NotFoundError:
-            return None
-        return head
-
-    def _head_after(self, error: MMError, key: str) -> Mapping[str, Any] | None:
-        """What stands there after `error`, which stays the one to tell."""
-        try:
-            return self._head(key)
-        except MMError:
-            raise error from None
-
-    def _check_stored(self, key: str, size: int) -> None:
-        head = self._head(key)
-        if head is not None and head["ContentLength"] == size:
-            return
-        self.delete([key])
-        raise IntegrityError(
-            f"{self._name(key)} was stored with "
-            f"{'no' if head is None else head['ContentLength']} bytes, not {size}",
-            hint="it was deleted again; the store does not keep what it is given",
-        )
-
-    def _name(self, key: str) -> str:
-        return f"s3://{self._bucket}/{self._base}{check_key(key)}"
-
-    def _call(self, method: str, key: str, **arguments: Any) -> Any:
-        return self._api.ask(method, self._name(key), Key=self._base + key, **arguments)
+            raise IntegrityError(f"{self.url(key)}: S3 stored other bytes than were sent")
 
 
 def _file_system(options: S3Options) -> Any:
@@ -355,29 +276,6 @@ def _file_system(options: S3Options) -> Any:
         client_kwargs=client,
         config_kwargs=options.config_kwargs,
     )
-
-
-def _md5(data: Buffer) -> Any:
-    """S3's own checksum of a part; against accidents, not against forgery."""
-    return hashlib.md5(data, usedforsecurity=False)
-
-
-def _holds_other_bytes(answer: Mapping[str, Any], md5: Any) -> bool:
-    """Whether the ETag is the md5 of other bytes; with keys of KMS or the customer it is none."""
-    etag = _MD5.fullmatch(answer.get("ETag", ""))
-    encrypted = answer.get("ServerSideEncryption") not in (None, "AES256")
-    if etag is None or encrypted or "SSECustomerAlgorithm" in answer:
-        return False
-    return etag[1] != str(md5.hexdigest())
-
-
-def _etag_of(parts: Sequence[_Part]) -> str | None:
-    """The ETag of an upload of `parts`, where theirs are md5 sums."""
-    found = [_MD5.fullmatch(part["ETag"]) for part in parts]
-    sums = [bytes.fromhex(match[1]) for match in found if match]
-    if len(sums) != len(parts):
-        return None
-    return f"{_md5(b''.join(sums)).hexdigest()}-{len(parts)}"
 
 
 def _utc(moment: datetime) -> datetime:

@@ -64,7 +64,7 @@ def test_the_published_examples_come_out(method, path, query, headers, signature
         path,
         canonical_query(query),
         {"host": HOST, "x-amz-content-sha256": EMPTY, **headers},
-        "20130524T000000Z",
+        moment="20130524T000000Z",
     )
     assert signed["authorization"].endswith(f"Signature={signature}")
     assert signed["authorization"].startswith(
@@ -107,7 +107,7 @@ def test_botocore_signs_the_same(key, token):
             "x-amz-meta-odd": " a   b ",
             "x-amz-checksum-crc32": "AAAAAA==",
         },
-        request.context["timestamp"],
+        moment=request.context["timestamp"],
     )
     assert ours["authorization"] == request.headers["Authorization"]
     assert urlsplit(request.url).path == path
@@ -119,7 +119,7 @@ def test_the_key_of_the_day_is_derived_anew_for_another_day_secret_or_region():
     signer = Signer("us-east-1")
 
     def signature(signer, who, moment):
-        return signer.sign(who, "GET", "/", "", headers, moment)["authorization"][-64:]
+        return signer.sign(who, "GET", "/", "", headers, moment=moment)["authorization"][-64:]
 
     other = WHO._replace(secret="another")
     moments = ("20130524T000000Z", "20130525T000000Z")

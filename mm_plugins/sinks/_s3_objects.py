@@ -1,0 +1,181 @@
+"""The objects below one prefix of a bucket, by single calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from mm_core import (
+    AuthError,
+    Buffer,
+    IntegrityError,
+    MMError,
+    NotFoundError,
+    SourceChangedError,
+    StorageError,
+    TransientError,
+)
+from mm_plugins.sinks._keys import check_key
+from mm_plugins.sinks._patience import persist
+from mm_plugins.sinks._s3_api import S3Api
+from mm_plugins.sinks._s3_checksums import holds_other_bytes, md5_of
+from mm_plugins.sinks._s3_direct import Direct, ElsewhereError, or_by_s3fs
+from mm_plugins.sinks._s3_errors import RangeError
+
+_READ = 4 << 20
+_FOR_PARTS = ("SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5")
+
+
+class S3Objects:
+    """Keys, calls, and what S3 says of what it holds. `extra` goes along with each write."""
+
+    def __init__(
+        self, api: S3Api, bucket: str, base: str, extra: Mapping[str, Any], direct: Direct
+    ) -> None:
+        self.api = api
+        self.bucket = bucket
+        self.base = base
+        self.extra = extra
+        self.direct = direct
+
+    def name(self, key: str) -> str:
+        """``s3://bucket/prefix/key``."""
+        return f"s3://{self.bucket}/{self.base}{check_key(key)}"
+
+    def call(self, method: str, key: str, **arguments: Any) -> Any:
+        """Call a method of the botocore client about one object."""
+        return self.api.ask(method, self.name(key), Key=self.base + key, **arguments)
+
+    def head(self, key: str) -> Mapping[str, Any] | None:
+        """What S3 says of the object; None if there is none."""
+        try:
+            head: Mapping[str, Any] = self.call("head_object", key)
+        except NotFoundError:
+            return None
+        return head
+
+    def head_after(self, error: MMError, key: str) -> Mapping[str, Any] | None:
+        """What stands there after `error`, which stays the one to tell."""
+        try:
+            return self.head(key)
+        except MMError:
+            raise error from None
+
+    def check_stored(self, key: str, size: int) -> None:
+        """Raise `IntegrityError`, and delete the object, unless it has `size` bytes."""
+        head = self.head(key)
+        if head is not None and head["ContentLength"] == size:
+            return
+        self.delete([{"Key": self.base + key}])
+        raise IntegrityError(
+            f"{self.name(key)} was stored with "
+            f"{'no' if head is None else head['ContentLength']} bytes, not {size}",
+            hint="it was deleted again; the store does not keep what it is given",
+        )
+
+    def put(self, key: str, data: Buffer) -> None:
+        """Store an object by one PUT, tried again; `IntegrityError` if S3 holds other bytes."""
+        name = self.name(key)
+
+        def send() -> bool:
+            answer = self.direct.put(name, self.base + key, data)
+            return self._arrived(answer, data)
+
+        def by_s3fs() -> bool:
+            answer = self.call("put_object", key, Body=data, attempts=1, **self.extra)
+            return not holds_other_bytes(answer, md5_of(data))
+
+        if not persist(lambda: or_by_s3fs(self.direct, send, by_s3fs)):
+            self.delete([{"Key": self.base + key}])
+            raise IntegrityError(f"{name}: S3 stored other bytes than were sent")
+
+    def put_part(
+        self, key: str, upload: str, number: int, data: Buffer, *, checksum: bool
+    ) -> dict[str, Any]:
+        """Store a part of an upload by one try; what ends the upload with it."""
+        name = self.name(key)
+
+        def send() -> tuple[Mapping[str, Any], bool]:
+            answer = self.direct.put_part(
+                name, self.base + key, upload, number, data, checksum=checksum
+            )
+            return answer, self._arrived(answer, data)
+
+        def by_s3fs() -> tuple[Mapping[str, Any], bool]:
+            body = bytes(data) if isinstance(data, memoryview) else data
+            extra = {n: v for n, v in self.extra.items() if n in _FOR_PARTS}
+            answer = self.call(
+                "upload_part",
+                key,
+                attempts=1,
+                UploadId=upload,
+                PartNumber=number,
+                Body=body,
+                **extra,
+            )
+            return answer, not holds_other_bytes(answer, md5_of(data))
+
+        answer, arrived = or_by_s3fs(self.direct, send, by_s3fs)
+        if not arrived:
+            raise TransientError(f"{name}: part {number} was damaged on its way")
+        return part_of(number, answer)
+
+    def blocks(self, key: str, start: int, end: int | None, etags: set[str]) -> Iterator[Any]:
+        """The bytes ``[start, end)`` by one GET; nothing from beyond the end.
+
+        The object's ETag is added to `etags`; `SourceChangedError` if it holds another.
+        """
+        if end is not None and start >= end:
+            return
+        name = self.name(key)
+        try:
+            if self.direct.available():
+                try:
+                    yield from self.direct.get(name, self.base + key, start, end, etags)
+                    return
+                except ElsewhereError:
+                    self.direct.move()
+            yield from self._by_s3fs(key, start, end, etags)
+        except RangeError:
+            return
+
+    def delete(self, names: Sequence[Mapping[str, str]]) -> None:
+        """Delete up to 1,000 objects by their own names, tried again."""
+        persist(partial(self._delete, names))
+
+    def _by_s3fs(self, key: str, start: int, end: int | None, etags: set[str]) -> Iterator[Any]:
+        wanted = f"bytes={start}-{'' if end is None else end - 1}"
+        ranged = {"Range": wanted} if start or end is not None else {}
+        answer = self.call("get_object", key, attempts=1, **ranged)
+        etags.add(answer.get("ETag", ""))
+        if len(etags) > 1:
+            raise SourceChangedError(f"{self.name(key)} was replaced while it was read")
+        yield from self.api.blocks(answer, _READ, self.name(key))
+
+    def _arrived(self, answer: Mapping[str, Any], data: Buffer) -> bool:
+        """By the CRC32 that S3 repeats, else by TLS, else by the md5 that its ETag is."""
+        sent, told = answer.get("SentCRC32"), answer.get("ChecksumCRC32")
+        if sent is not None and told is not None:
+            return bool(sent == told)
+        return self.direct.secure or not holds_other_bytes(answer, md5_of(data))
+
+    def _delete(self, names: Sequence[Mapping[str, str]]) -> None:
+        batch = {"Objects": names, "Quiet": True}
+        root = f"s3://{self.bucket}/{self.base}".rstrip("/")
+        answer = self.api.ask("delete_objects", root, attempts=1, Delete=batch)
+        for error in answer.get("Errors", ()):
+            code = error.get("Code", "")
+            what = f"s3://{self.bucket}/{error.get('Key')} was not deleted: {code}"
+            if code == "AccessDenied":
+                raise AuthError(what, hint="the right s3:DeleteObject is needed")
+            if code in ("InternalError", "SlowDown", "ServiceUnavailable"):
+                raise TransientError(what)
+            if code != "NoSuchKey":
+                raise StorageError(f"{what} {error.get('Message', '')}".rstrip())
+
+
+def part_of(number: int, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """What an upload is ended with for a part that S3 answered for, or listed."""
+    told = {name: answer[name] for name in ("ETag", "ChecksumCRC32") if answer.get(name)}
+    return {"PartNumber": number, **told}
