@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 from paired import native, peers, report
 from paired.runner import Results, Runner
 from paired.scenarios import Scenario, scenarios
+from paired.ways import Tools
 
 
 def main() -> None:
@@ -34,11 +36,14 @@ def main() -> None:
     every: list[Results] = []
     with tempfile.TemporaryDirectory(prefix="mm-benchmark-", dir=options.work) as work:
         built = native.build(Path(work, "native"))
-        runner = Runner(Path(work), built, their, dd_mib=8 * options.size_mib, seed=options.seed)
+        tools = Tools(built, their, *([shlex.split(options.mm)] if options.mm else []))
+        runner = Runner(Path(work), tools, dd_mib=8 * options.size_mib, seed=options.seed)
         for scenario in chosen:
             every.append(runner.run(scenario, options.rounds))
             print(report.as_table(every[-1]), end="\n\n", flush=True)
             _save(options, about, every)
+    if any(results.failures for results in every):
+        sys.exit("some ways failed: see above")
 
 
 def _options() -> argparse.Namespace:
@@ -52,6 +57,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--markdown", type=Path, help="write the report")
     parser.add_argument("--seed", type=int, default=1, help="of the order of the ways")
     parser.add_argument("--no-check", action="store_true", help="leave the round of checks out")
+    parser.add_argument("--mm", metavar="COMMAND", help="another mm than this interpreter's")
     parser.add_argument("--work", help="where the work folder is made; the temp folder by default")
     parser.add_argument("--list", action="store_true", help="name the scenarios, and stop")
     return parser.parse_args()

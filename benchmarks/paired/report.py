@@ -79,6 +79,7 @@ def as_json(about: Mapping[str, Any], every: Sequence[Results]) -> dict[str, Any
                 "bytes_checked": results.checked,
                 "dd_mib": results.dd_mib,
                 "dd_seconds": results.dd_seconds,
+                "failures": results.failures,
                 "connections": results.connections,
                 "ways": {
                     name: [dataclasses.asdict(usage) for usage in usages]
@@ -116,7 +117,7 @@ def as_table(results: Results) -> str:
         "disk MiB",
     ]
     names += ["share of the line", "connections"] if shape else []
-    rows = [_row(results, name, usages) for name, usages in results.usages.items()]
+    rows = [_row(results, name, usages) for name, usages in results.usages.items() if usages]
     lines = [
         f"### {results.scenario.name}: {results.scenario.title}",
         "",
@@ -126,6 +127,7 @@ def as_table(results: Results) -> str:
         "",
         f"Limited by: {results.scenario.limited_by}",
         _footer(results),
+        *(f"Failed: {name}." for name in results.failures),
     ]
     return "\n".join(lines)
 

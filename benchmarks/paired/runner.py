@@ -12,14 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from paired import servers
-from paired.checks import check_folder, check_store
+from paired.checks import WrongBytesError, check_folder, check_store
 from paired.inputs import Repo, make_repo
-from paired.measure import Usage, run
-from paired.native import Native
-from paired.peers import Peers
+from paired.measure import CommandError, Usage, run
 from paired.scenarios import LOCAL, WEED, Scenario, Shape
 from paired.servers import Certificate
-from paired.ways import Trip, Way
+from paired.ways import Tools, Trip, Way
 
 
 @dataclass
@@ -33,16 +31,16 @@ class Results:
     dd_seconds: list[float] = field(default_factory=list)
     connections: dict[str, list[int]] = field(default_factory=dict)
     checked: bool = False
+    failures: dict[str, str] = field(default_factory=dict)
 
 
 class Runner:
     """Runs scenarios in a work folder. Inputs of the same sizes are made once."""
 
-    def __init__(self, work: Path, native: Native, peers: Peers, *, dd_mib: int, seed: int) -> None:
+    def __init__(self, work: Path, tools: Tools, *, dd_mib: int, seed: int) -> None:
         self._work = work
         self._dd_mib = dd_mib
-        self._native = native
-        self._peers = peers
+        self._tools = tools
         self._random = random.Random(seed)
         self._certificate: Certificate | None = None
         self._repos: dict[tuple[object, ...], Repo] = {}
@@ -60,14 +58,15 @@ class Runner:
                 servers.origin(folder, self._work / "repos", [repo], certificate)
             )
             if scenario.checked:
-                self._check(scenario, repo, hub, certificate)
-                results.checked = True
+                self._check(scenario, repo, hub, certificate, results)
             store = stack.enter_context(self._store(scenario, certificate, keep=False))
             for turn in range(min(rounds, scenario.most_rounds)):
                 _say(f"{scenario.name}: round {turn + 1}")
                 results.dd_seconds.append(self._dd())
                 for way in self._random.sample(scenario.ways, len(scenario.ways)):
-                    self._measure(scenario, way, self._trip(repo, hub, store, certificate), results)
+                    trip = self._trip(repo, hub, store, certificate)
+                    with self._noting_failure(results, way, trip):
+                        self._measure(scenario, way, trip, results)
         return results
 
     def _measure(self, scenario: Scenario, way: Way, trip: Trip, results: Results) -> None:
@@ -79,22 +78,37 @@ class Runner:
             most = max(line.connections for line in lines)
             results.connections.setdefault(way.name, []).append(most)
         _say(f"  {way.name:36} {usage.wall:8.2f} s")
-        self._settle(trip)
 
     def _check(
-        self, scenario: Scenario, repo: Repo, hub: str, certificate: Certificate | None
+        self,
+        scenario: Scenario,
+        repo: Repo,
+        hub: str,
+        certificate: Certificate | None,
+        results: Results,
     ) -> None:
         with self._store(scenario, certificate, keep=True) as store:
             for way in scenario.ways:
                 _say(f"{scenario.name}: check the bytes of {way.name}")
                 trip = self._trip(repo, hub, store, certificate)
-                trip = replace(trip, by_ranges=scenario.by_ranges)
-                self._go(way, trip)
-                if store is None:
-                    check_folder(repo, trip.to)
-                else:
-                    check_store(repo, store, trip.prefix, certificate)
-                self._settle(trip)
+                with self._noting_failure(results, way, trip):
+                    self._go(way, replace(trip, by_ranges=scenario.by_ranges))
+                    if store is None:
+                        check_folder(repo, trip.to)
+                    else:
+                        check_store(repo, store, trip.prefix, certificate)
+        results.checked = True
+
+    @contextmanager
+    def _noting_failure(self, results: Results, way: Way, trip: Trip) -> Iterator[None]:
+        """One way that fails does not take the others' figures along. Cleans up in any case."""
+        try:
+            yield
+        except (CommandError, WrongBytesError) as error:
+            _say(f"  {way.name} failed: {error}")
+            results.failures[way.name] = str(error)
+        finally:
+            _settle(trip)
 
     def _go(self, way: Way, trip: Trip) -> Usage:
         environment = trip.environment()
@@ -111,8 +125,7 @@ class Runner:
             store=store,
             prefix=scratch.name,
             scratch=scratch,
-            native=self._native,
-            peers=self._peers,
+            tools=self._tools,
             certificate=certificate,
         )
 
@@ -124,11 +137,11 @@ class Runner:
             yield None
         elif scenario.store == WEED:
             folder = self._fresh("weed")
-            with servers.seaweed(Path(self._peers.command("weed")), folder) as url:
+            with servers.seaweed(Path(self._tools.peers.command("weed")), folder) as url:
                 yield url
             shutil.rmtree(folder)
         else:
-            binary, log = self._native.nullstore, self._work / "nullstore.log"
+            binary, log = self._tools.native.nullstore, self._work / "nullstore.log"
             with servers.null_store(binary, log, keep=keep, certificate=certificate) as url:
                 yield url
 
@@ -143,7 +156,7 @@ class Runner:
                 log = self._work / "shape.log"
                 return stack.enter_context(
                     servers.line(
-                        self._native.shape,
+                        self._tools.native.shape,
                         to,
                         log,
                         rtt_ms=shape.rtt_ms,
@@ -178,11 +191,6 @@ class Runner:
         self._trips += 1
         return self._work / f"{kind}-{self._trips}"
 
-    def _settle(self, trip: Trip) -> None:
-        """Leave nothing for the next one to pay: no file, and no page on its way to the disk."""
-        shutil.rmtree(trip.scratch)
-        os.sync()
-
     def _dd(self) -> float:
         """How long a new file takes now: what the machine's state does to all that stage."""
         target = self._work / "dd"
@@ -195,6 +203,12 @@ class Runner:
 def gigabytes(results: Results) -> float:
     """What was pulled, in units of 10^9 bytes."""
     return results.size / 1e9
+
+
+def _settle(trip: Trip) -> None:
+    """Leave nothing for the next one to pay: no file, and no page on its way to the disk."""
+    shutil.rmtree(trip.scratch)
+    os.sync()
 
 
 def _say(text: str) -> None:

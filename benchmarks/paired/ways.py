@@ -25,6 +25,15 @@ _PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
 
 
 @dataclass(frozen=True)
+class Tools:
+    """The programs of all ways. `mm` is the command that calls ours."""
+
+    native: Native
+    peers: Peers
+    mm: Sequence[str] = (sys.executable, "-m", "mm_core")
+
+
+@dataclass(frozen=True)
 class Trip:
     """One run of one way: from where to where, and the fresh folder that it may use.
 
@@ -36,8 +45,7 @@ class Trip:
     store: str | None
     prefix: str
     scratch: Path
-    native: Native
-    peers: Peers
+    tools: Tools
     certificate: Certificate | None = None
     jobs: int | None = None
     by_ranges: bool = False
@@ -117,7 +125,7 @@ def _limit(trip: Trip, *options: str) -> Commands:
     files.write_text(
         "".join(f"{trip.repo.url_base}/{f.path}\t{f.path}\t{f.size}\n" for f in trip.repo.files)
     )
-    command = [str(trip.native.limit), "--origin", _host(trip.hub), "--files", str(files)]
+    command = [str(trip.tools.native.limit), "--origin", _host(trip.hub), "--files", str(files)]
     if trip.store:
         command += ["--sink", _host(trip.store), "--prefix", f"/{BUCKET}/{trip.prefix}"]
     else:
@@ -139,7 +147,7 @@ def _host(url: str) -> str:
 
 
 def _mm(trip: Trip) -> Commands:
-    command = [sys.executable, "-m", "mm_core", "pull", f"hf://{trip.repo.id}"]
+    command = [*trip.tools.mm, "pull", f"hf://{trip.repo.id}"]
     command += ["--to", trip.s3_url if trip.store else str(trip.to)]
     return [[*command, *(["--jobs", str(trip.jobs)] if trip.jobs else [])]]
 
@@ -148,7 +156,7 @@ def _mm(trip: Trip) -> Commands:
 
 
 def _hf(trip: Trip, folder: Path) -> list[str]:
-    return [trip.peers.command("hf"), "download", trip.repo.id, "--local-dir", str(folder)]
+    return [trip.tools.peers.command("hf"), "download", trip.repo.id, "--local-dir", str(folder)]
 
 
 def _hf_local(trip: Trip) -> Commands:
@@ -161,7 +169,7 @@ def _hf_then_sha256(trip: Trip) -> Commands:
 
 def _aws(trip: Trip, *arguments: str) -> list[str]:
     return [
-        trip.peers.command("aws"),
+        trip.tools.peers.command("aws"),
         "s3",
         "cp",
         "--no-progress",
@@ -193,7 +201,7 @@ def _rclone(trip: Trip) -> Commands:
     base = f"{trip.hub}{trip.repo.url_base}"
     urls.write_text("".join(f"{base}/{f.path},{f.path}\n" for f in trip.repo.files))
     to = f"store:{BUCKET}/{trip.prefix}" if trip.store else str(trip.to)
-    command = [trip.peers.command("rclone"), "copyurl", "--urls", str(urls), to]
+    command = [trip.tools.peers.command("rclone"), "copyurl", "--urls", str(urls), to]
     command += ["--transfers", str(trip.jobs or 8)]
     return [[*command, *(["--ca-cert", str(trip.certificate.cert)] if trip.certificate else [])]]
 
