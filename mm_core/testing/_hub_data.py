@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,13 +14,23 @@ LFS_SUFFIXES = (".bin", ".safetensors", ".onnx", ".pt", ".jit", ".gguf", ".h5", 
 class Fault:
     """One way to fail: for files that match `pattern` (a glob over whole paths), `times` times.
 
-    A `pattern` that starts with ``/api/`` is for the routes of the API, by
-    status only. `kind` is ``cut`` (the connection ends after `after_bytes` of the body),
-    ``corrupt`` (the right size and wrong bytes), ``truncate`` (`after_bytes` bytes
-    as if they were all), ``stall`` (no byte after
-    `after_bytes` until the server closes), ``ignore-range`` (200 with the whole
-    file), ``wrong-range`` (206 with another Content-Range), ``redirect`` (302 to
-    the second origin), or a status such as ``503``, ``429``, ``403``.
+    The first `skip` requests that match are answered as they should be. A `pattern`
+    that starts with ``/api/`` is for the routes of the API, by status only. `then`
+    is called when the fault strikes. `kind` is a status such as ``503``, ``429`` or
+    ``403``, or
+
+    - ``cut``: the connection ends after `after_bytes` of the body;
+    - ``stall``: no byte after `after_bytes` until the server closes;
+    - ``truncate``: `after_bytes` bytes as if they were all;
+    - ``overstate``: Content-Length states `after_bytes` more than come;
+    - ``pad``: `after_bytes` more bytes than the file has, stated and sent;
+    - ``linked-size``: X-Linked-Size is off by one;
+    - ``corrupt``: the right size and wrong bytes;
+    - ``ignore-range``: 200 with the whole file;
+    - ``wrong-range``, ``wrong-total``: 206 with a Content-Range that is off by one;
+    - ``short-range``, ``long-range``: 206 with half of what was asked for, or with
+      `after_bytes` more, and a Content-Range that says so;
+    - ``redirect``: 302 to the second origin.
     """
 
     pattern: str
@@ -28,6 +38,8 @@ class Fault:
     times: int = 1
     after_bytes: int = 0
     retry_after: float | None = None
+    skip: int = 0
+    then: Callable[[], None] | None = None
 
 
 class Zeros:
@@ -49,7 +61,10 @@ class Zeros:
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """One request that arrived. `authorized` tells whether it had an Authorization header."""
+    """One request that arrived, and the kind of the fault that it met, if any.
+
+    `authorized` tells whether it had an Authorization header.
+    """
 
     method: str
     path: str
@@ -58,6 +73,7 @@ class Logged:
     authorized: bool
     headers: Mapping[str, str]
     origin: str
+    fault: str | None = None
 
 
 @dataclass(slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -25,6 +26,8 @@ class HubHandler(BaseHTTPRequestHandler):
     origin: str
     protocol_version = "HTTP/1.1"
     server_version = "LoopbackHub"
+    disable_nagle_algorithm = True
+    fault: Fault | None = None
 
     def do_GET(self) -> None:
         self._answer()
@@ -51,19 +54,21 @@ class HubHandler(BaseHTTPRequestHandler):
                 authorized="Authorization" in self.headers,
                 headers=dict(self.headers.items()),
                 origin=self.origin,
+                fault=None if self.fault is None else self.fault.kind,
             )
         )
 
     # -- routing ---------------------------------------------------------------------
 
     def _answer(self) -> None:
+        self.fault = None
         url = urlsplit(self.path)
         self.query = {key: values[-1] for key, values in parse_qs(url.query).items()}
         path = url.path
         if path.startswith("/api/"):
-            fault = self.hub.take_fault(path, str.isdigit)
-            if fault is not None:
-                return self._fail(fault)
+            self._take_fault(path, str.isdigit)
+            if self.fault is not None:
+                return self._fail(self.fault)
         if path == "/api/whoami-v2":
             return self._whoami()
         if path == "/api/models":
@@ -230,35 +235,73 @@ class HubHandler(BaseHTTPRequestHandler):
         after = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
         self._error(int(fault.kind), None, "told to fail", after)
 
+    def _take_fault(self, path: str, kinds: Callable[[str], bool], size: int = 0) -> None:
+        self.fault = self.hub.take_fault(path, kinds, size=size)
+        if self.fault is not None and self.fault.then is not None:
+            self.fault.then()
+
     def _bytes(self, path: str, data: bytes | Zeros, headers: dict[str, str]) -> None:
-        fault = None
+        span = self._span(len(data), headers["ETag"])
         if self.command == "GET":
-            fault = self.hub.take_fault(
-                path, lambda kind: self.origin == "hub" or kind != "redirect"
-            )
-        if fault is not None and fault.kind.isdigit():
+            size = len(data) if span is None else len(span)
+            self._take_fault(path, self._may_strike, size)
+        fault = self.fault or Fault(path, "")
+        if fault.kind.isdigit():
             return self._fail(fault)
-        if fault is not None and fault.kind == "redirect":
+        if fault.kind == "redirect":
             return self._elsewhere(headers)
-        kind = "" if fault is None else fault.kind
-        start, end, status = 0, len(data), 200
+        if span is None or fault.kind == "ignore-range":
+            return self._send_file(200, _body(data, range(len(data)), fault), headers)
+        if not span:
+            return self._error(416, None, "past the end")
+        return self._range(data, span, fault, headers)
+
+    def _may_strike(self, kind: str) -> bool:
+        return self.origin == "hub" or kind != "redirect"
+
+    def _span(self, size: int, etag: str) -> range | None:
+        """The bytes that are asked for, empty beyond the end; None for the whole file."""
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        same = self.headers.get("If-Range") in (None, headers["ETag"])
-        if wanted and same and kind != "ignore-range":
-            start = int(wanted[1])
-            end = min(len(data), int(wanted[2]) + 1 if wanted[2] else len(data))
-            if start >= len(data):
-                return self._error(416, None, "past the end")
-            status = 206
-            shift = 1 if kind == "wrong-range" else 0
-            headers["Content-Range"] = f"bytes {start + shift}-{end - 1 + shift}/{len(data)}"
-        body = data[start:end]
-        if kind == "corrupt" and len(body):
-            body = bytes([bytes(body[:1])[0] ^ 1]) + bytes(body[1:])
-        if fault is not None and kind == "truncate":
+        if wanted is None or self.headers.get("If-Range") not in (None, etag):
+            return None
+        return range(int(wanted[1]), min(size, int(wanted[2]) + 1 if wanted[2] else size))
+
+    def _range(
+        self, data: bytes | Zeros, span: range, fault: Fault, headers: dict[str, str]
+    ) -> None:
+        if fault.kind == "short-range":
+            span = span[: -(-len(span) // 2)]
+        if fault.kind == "long-range":
+            span = range(span.start, min(len(data), span.stop + fault.after_bytes))
+        shift = 1 if fault.kind == "wrong-range" else 0
+        total = len(data) + (fault.kind == "wrong-total")
+        headers["Content-Range"] = f"bytes {span.start + shift}-{span.stop - 1 + shift}/{total}"
+        self._send_file(206, _body(data, span, fault), headers)
+
+    def _send_file(self, status: int, body: memoryview | Zeros, headers: dict[str, str]) -> None:
+        """Send bytes of a file, counted, as far as the fault lets it."""
+        fault = self.fault or Fault("", "")
+        stated = len(body) + (fault.after_bytes if fault.kind == "overstate" else 0)
+        if fault.kind == "linked-size" and "X-Linked-Size" in headers:
+            headers["X-Linked-Size"] = str(int(headers["X-Linked-Size"]) + 1)
+        self._send_head(status, stated, headers)
+        if self.command == "HEAD":
+            return
+        if fault.kind in ("cut", "stall"):
             body = body[: fault.after_bytes]
-        keep = fault.after_bytes if fault is not None and kind in ("cut", "stall") else None
-        return self._send(status, body, headers, keep=keep, stall=kind == "stall")
+        with self._until_they_go():
+            for start in range(0, len(body), CHUNK):
+                self._send_piece(memoryview(bytes(body[start : start + CHUNK])))
+        if fault.kind == "stall":
+            self.hub.closing.wait(300)
+        if fault.kind in ("cut", "stall", "overstate"):
+            self.close_connection = True
+
+    def _send_piece(self, piece: memoryview) -> None:
+        while piece:
+            count = self.connection.send(piece)
+            self.hub.count_sent(count)
+            piece = piece[count:]
 
     def _json(self, value: Any, headers: dict[str, str] | None = None) -> None:
         self._send(
@@ -277,33 +320,40 @@ class HubHandler(BaseHTTPRequestHandler):
             headers["X-Error-Code"] = code
         self._send(status, json.dumps({"error": message}).encode(), headers)
 
-    def _send(
-        self,
-        status: int,
-        body: bytes | Zeros,
-        headers: Mapping[str, str],
-        *,
-        keep: int | None = None,
-        stall: bool = False,
-    ) -> None:
+    def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        self._send_head(status, len(body), headers)
+        if self.command != "HEAD":
+            with self._until_they_go():
+                self.wfile.write(body)
+
+    def _send_head(self, status: int, length: int, headers: Mapping[str, str]) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(length))
         self.end_headers()
-        if self.command == "HEAD":
-            return
+
+    @contextmanager
+    def _until_they_go(self) -> Iterator[None]:
         try:
-            sent = body if keep is None else body[:keep]
-            for start in range(0, len(sent), CHUNK):
-                self.wfile.write(bytes(sent[start : start + CHUNK]))
-            self.wfile.flush()
+            yield
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
-        if keep is not None:
-            if stall:
-                self.hub.closing.wait(300)
-            self.close_connection = True
+
+
+def _body(data: bytes | Zeros, span: range, fault: Fault) -> memoryview | Zeros:
+    """The bytes of `data` in `span`, with what `fault` does to them."""
+    whole = data if isinstance(data, Zeros) else memoryview(data)
+    body = whole[span.start : span.stop]
+    if fault.kind == "truncate":
+        return body[: fault.after_bytes]
+    if fault.kind == "pad":
+        return memoryview(bytes(body) + bytes(fault.after_bytes))
+    if fault.kind == "corrupt" and len(body):
+        wrong = bytearray(bytes(body))
+        wrong[0] ^= 1
+        return memoryview(wrong)
+    return body
 
 
 def _refs(kind: str, named: Mapping[str, str]) -> list[dict[str, str]]:

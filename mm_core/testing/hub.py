@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import random
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,22 @@ from mm_core.testing._hub_routes import HubHandler
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Fault", "HubServer", "Logged", "Zeros", "git_sha1", "is_lfs"]
+__all__ = ["KINDS", "Fault", "HubServer", "Logged", "Zeros", "git_sha1", "is_lfs"]
+
+
+KINDS = (
+    "429",
+    "503",
+    "cut",
+    "truncate",
+    "overstate",
+    "corrupt",
+    "ignore-range",
+    "wrong-range",
+    "short-range",
+    "long-range",
+)
+"""What `HubServer.fail_at_random` chooses from; see `Fault`."""
 
 
 class _QuietServer(ThreadingHTTPServer):
@@ -41,6 +57,7 @@ class HubServer:
     for a content store: large files are then also offered by the Xet protocol
     (needs hf_xet). With `redirect_lfs` they are sent by a second origin, as the
     Hub's are. `requests` is the log; `faults` may be changed at any time.
+    `sent_bytes` counts the bytes of files that were handed to the network.
     """
 
     def __init__(
@@ -53,6 +70,10 @@ class HubServer:
         self.requests: list[Logged] = []
         self.faults: list[Fault] = []
         self._digests: dict[bytes, str] = {}
+        self._random = random.Random()
+        self._rate = 0.0
+        self._kinds: Sequence[str] = ()
+        self._sent = 0
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         self.closing = threading.Event()
@@ -126,16 +147,40 @@ class HubServer:
             self._fill_xet(repo, content)
         return commit
 
-    def take_fault(self, path: str, kinds: Callable[[str], bool]) -> Fault | None:
-        """The next fault for `path` whose kind passes, used up once; None without one."""
+    def replace_file(self, name: str, path: str, data: bytes) -> None:
+        """Put other bytes in the place of a file, in every commit: what a real Hub never does."""
+        for files in self.repos[name].commits.values():
+            if path in files:
+                files[path] = data
+
+    def fail_at_random(self, rate: float, *, kinds: Sequence[str] = KINDS, seed: int = 0) -> None:
+        """From now on each request meets one of `kinds` with probability `rate`; 0 for none.
+
+        Faults in `faults` come first.
+        """
+        with self._lock:
+            self._rate, self._kinds, self._random = rate, kinds, random.Random(seed)
+
+    def take_fault(self, path: str, kinds: Callable[[str], bool], *, size: int) -> Fault | None:
+        """The next fault for `path` whose kind passes, used up once; None without one.
+
+        One at random strikes somewhere within the `size` bytes of the answer.
+        """
         with self._lock:
             for fault in self.faults:
                 if path.startswith("/api/") and not fault.pattern.startswith("/api/"):
                     continue
                 if fault.times > 0 and kinds(fault.kind) and fnmatch.fnmatch(path, fault.pattern):
+                    if fault.skip:
+                        fault.skip -= 1
+                        continue
                     fault.times -= 1
                     return fault
-        return None
+            fitting = [kind for kind in self._kinds if kinds(kind)]
+            if not fitting or self._random.random() >= self._rate:
+                return None
+            after = self._random.randrange(size) if size else 0
+            return Fault(path, self._random.choice(fitting), after_bytes=after)
 
     def sha256(self, data: bytes | Zeros) -> str:
         """The digest of a file, worked out once."""
@@ -155,6 +200,23 @@ class HubServer:
         """Wait until `count` requests are logged; whether they came within `timeout` seconds."""
         with self._arrived:
             return self._arrived.wait_for(lambda: len(self.requests) >= count, timeout)
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of files that were sent so far, over all requests."""
+        with self._lock:
+            return self._sent
+
+    def count_sent(self, count: int) -> None:
+        """Note that `count` bytes of a file were sent."""
+        with self._arrived:
+            self._sent += count
+            self._arrived.notify_all()
+
+    def wait_for_sent(self, count: int, *, timeout: float) -> bool:
+        """Wait until `sent_bytes` is `count` or more; whether it was within `timeout` seconds."""
+        with self._arrived:
+            return self._arrived.wait_for(lambda: self._sent >= count, timeout)
 
     def _server(self, origin: str) -> ThreadingHTTPServer:
         handler = type("Handler", (HubHandler,), {"hub": self, "origin": origin})
