@@ -13,13 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from mm_core import ConfigError, StorageError, TransientError, remember_secret
-
-if TYPE_CHECKING:
-    from urllib3 import PoolManager
 
 _T = TypeVar("_T")
 
@@ -296,20 +293,3 @@ class TlsInTls:
 
 
 Stream = socket.socket | TlsInTls
-
-
-def new_pool(proxy: str | None, timeouts: tuple[float, float]) -> PoolManager:
-    """Connections straight or through `proxy`; `timeouts` to connect and to read, in seconds."""
-    import urllib3
-
-    options: dict[str, Any] = {
-        "timeout": urllib3.Timeout(connect=timeouts[0], read=timeouts[1]),
-        "maxsize": 64,
-        "ssl_context": ssl_context(),
-    }
-    if proxy is None:
-        return urllib3.PoolManager(**options)
-    way = _parse_proxy(proxy)
-    if way.authorization:
-        options["proxy_headers"] = {"Proxy-Authorization": way.authorization}
-    return urllib3.ProxyManager(str(way), **options)

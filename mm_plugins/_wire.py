@@ -211,6 +211,7 @@ class Response:
         self._chunks = _Chunks(line) if has_body and _is_chunked(headers) else None
         self._wire = wire
         self._line: _Line | None = line
+        self._is_over = False
         self._keep = _is_kept(head) and (self.length is not None or self._chunks is not None)
         if self.length == 0:
             self._finish()
@@ -229,10 +230,13 @@ class Response:
     def readinto(self, buffer: memoryview) -> int:
         """Fill as much of `buffer` as comes before the end; 0 at the end.
 
-        Raises `TransientError` if the body is cut, or if no byte comes in time.
+        Raises `TransientError` if the body is cut, or if no byte comes in time. What
+        came before is given first: then the call after it raises.
         """
         line = self._line
         if line is None:
+            if not self._is_over:
+                raise TransientError(f"{redact_url(self.url)} was closed before its end")
             return 0
         whole = False
         try:
@@ -273,19 +277,20 @@ class Response:
             return count
         if self.length is None:
             count = line.fill(buffer)
-            if count < len(buffer):
+            if count < len(buffer) and line.fault is None:
                 self._finish()
             return count
         wanted = min(len(buffer), self.length)
         count = line.fill(buffer[:wanted])
         self.length -= count
-        if count < wanted:
+        if wanted and not count:
             raise TransientError(f"{redact_url(self.url)} ended {self.length} bytes too early")
         if self.length == 0:
             self._finish()
         return count
 
     def _finish(self) -> None:
+        self._is_over = True
         line, self._line = self._line, None
         if line is not None:
             self._wire.give_back(line, keep=self._keep and not line.ahead)
@@ -320,6 +325,7 @@ class _Line:
         self.idle_since = 0.0
         self.has_begun = False
         self.ahead = b""
+        self.fault: OSError | None = None
         self._stream = stream
         self._plain: socket.socket | None = None
         self._flags = 0
@@ -376,13 +382,21 @@ class _Line:
         return line.removesuffix(b"\r")
 
     def fill(self, buffer: memoryview) -> int:
-        """Fill `buffer`; fewer bytes only at the end of the connection."""
+        """Fill `buffer`; fewer bytes at the end of the connection, and before a fault."""
+        if self.fault is not None:
+            raise self.fault
         count = min(len(self.ahead), len(buffer))
         if count:
             buffer[:count] = self.ahead[:count]
             self.ahead = self.ahead[count:]
         while count < len(buffer):
-            came = self._receive(buffer[count:] if count else buffer)
+            try:
+                came = self._receive(buffer[count:] if count else buffer)
+            except OSError as error:
+                if not count:
+                    raise
+                self.fault = error
+                break
             if not came:
                 break
             count += came
@@ -397,12 +411,13 @@ class _Line:
         return not select.select([self._stream.fileno()], [], [], 0)[0]
 
     def interrupt(self) -> None:
-        """End the connection under the thread that waits for it."""
+        """End the connection, also under a thread that waits for it."""
         with contextlib.suppress(OSError):
             end_stream(self._stream)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, likewise."""
+        self.interrupt()
         with contextlib.suppress(OSError):
             self._stream.close()
 
@@ -509,10 +524,10 @@ def _request_head(
         lines.insert(0, f"Host: {place}")
     for name, value in headers.items():
         if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
-            raise StorageError(  # the value may be a secret
-                f"{redact_url(url)}: a header or a redirect is malformed",
+            raise StorageError(  # which does not quote it: it may be a secret
+                f"{redact_url(url)}: a header is malformed",
                 hint="check the headers and the token of this source for line breaks",
-            )
+            ) from None
         if name.lower() not in _OWN_HEADERS:
             lines.append(f"{name}: {value}")
     if length is not None or method in ("PUT", "POST", "PATCH"):

@@ -1,19 +1,16 @@
 """Reading over HTTP: ranges, redirects by hand, and errors that say whether to try again.
 
-Built on urllib3, which botocore and half of PyPI stand on. It knows no retries:
-those are the engine's.
+It knows no retries: those are the engine's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from mm_core import (
@@ -22,21 +19,20 @@ from mm_core import (
     IntegrityError,
     MMError,
     NotFoundError,
+    RangeReader,
     SourceChangedError,
     StorageError,
     TransientError,
-    redact,
     redact_url,
 )
-from mm_plugins._connections import new_pool, proxy_for
-
-if TYPE_CHECKING:
-    from urllib3 import BaseHTTPResponse, PoolManager
+from mm_plugins._wire import Response, Wire
 
 BUFFER_SIZE = 1 << 20
 MAX_REDIRECTS = 10
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_Origin = tuple[str, str, int | None]
+
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -73,120 +69,87 @@ class Head:
 
 
 class HttpClient:
-    """Pools of connections, shared by threads. Timeouts are in seconds."""
+    """Connections that are kept, shared by threads. Timeouts are in seconds."""
 
     def __init__(self, *, connect_timeout: float = 10.0, read_timeout: float = 60.0) -> None:
-        self._timeouts = (connect_timeout, read_timeout)
-        self._pools: dict[str | None, PoolManager] = {}
-        self._lock = threading.Lock()
+        self._wire = Wire(connect_timeout=connect_timeout, read_timeout=read_timeout)
+        self._without_ranges: set[_Origin] = set()
 
     def head(self, target: Target, *, method: str = "HEAD", range: str | None = None) -> Head:
         """Ask for the headers alone. Refusals come back as a `Head`; faults are raised."""
         headers = {} if range is None else {"Range": range}
-        with self._open(method, target, headers) as (response, url):
-            return Head(url=url, status=response.status, headers=_lower(response))
+        with self._follow(method, target, headers) as response:
+            if range is not None and response.status == 200:
+                self._remember_no_ranges(response, target)
+            if response.status == 206:
+                _skip_body(response)
+            return _head(response)
 
     def get(self, target: Target, *, limit: int) -> tuple[Head, bytes]:
         """A small document, whole, and its headers. Refusals are raised.
 
         Raises `StorageError` for one of more than `limit` bytes.
         """
-        with self._open("GET", target, {}) as (response, url):
+        with self._follow("GET", target, {}) as response:
             if response.status != 200:
-                raise self._refusal(response, target, url)
-            body = bytearray()
-            for data in response.stream(BUFFER_SIZE, decode_content=False):
-                body += data
-                if len(body) > limit:
-                    raise StorageError(f"{redact_url(url)} answered more than {limit} bytes")
-            return Head(url=url, status=response.status, headers=_lower(response)), bytes(body)
+                raise _refusal(response, target)
+            return _head(response), response.read(limit)
 
-    def read(self, target: Target, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
-        """The bytes ``[start, end)`` of the entity, in buffers of at most `BUFFER_SIZE`.
+    def open(self, target: Target, start: int = 0, end: int | None = None) -> RangeReader:
+        """The bytes ``[start, end)`` of the entity, to be read into the caller's memory.
 
-        Raises `TransientError` where trying again may help, `SourceChangedError`
-        where the entity is not the described one any more, `IntegrityError` for
-        an answer that is not what was asked for.
+        Nothing is asked for where `target` says that there are none. The checks of
+        the answer are made here; raises as `read`.
         """
         stop = end if target.size is None else min(target.size if end is None else end, target.size)
         if stop is not None and start >= stop:
-            return
+            return _Range(None, target)
         last = "" if stop is None else stop - 1
         headers = {} if (start, stop) == (0, None) else {"Range": f"bytes={start}-{last}"}
         if start and (validator := _validator(target)):
             headers["If-Range"] = validator
-        with self._open("GET", target, headers) as (response, url):
-            skip = self._check_answer(response, target, url, start)
-            if skip is None:
-                return
-            yield from _body(
-                response, target, skip=skip, count=None if stop is None else stop - start
-            )
+        response = self._follow("GET", target, headers)
+        try:
+            _check_answer(response, target, start)
+            if response.status == 206:
+                stop = _check_content_range(response, target, start, stop)
+            elif headers:
+                self._remember_no_ranges(response, target)
+            if response.status == 200 and target.size is None and response.length is not None:
+                stop = response.length if stop is None else min(stop, response.length)
+        except BaseException:
+            response.close()
+            raise
+        count = None if stop is None else max(0, stop - start)
+        return _Range(response, target, skip=0 if response.status == 206 else start, count=count)
+
+    def read(self, target: Target, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
+        """The bytes ``[start, end)`` of the entity, in buffers of at most `BUFFER_SIZE`.
+
+        A buffer is valid until the next is asked for. Raises `TransientError` where
+        trying again may help, `SourceChangedError` where the entity is not the
+        described one any more, `IntegrityError` for an answer that is not what was
+        asked for.
+        """
+        with contextlib.closing(self.open(target, start, end)) as reader:
+            known = target.size if end is None else end
+            size = BUFFER_SIZE if known is None else min(BUFFER_SIZE, max(1, known - start))
+            buffer = memoryview(bytearray(size))
+            while count := reader.readinto(buffer):
+                yield buffer[:count]
+
+    def honours_ranges(self, url: str) -> bool:
+        """False once the origin of `url`, or one it led to, sent a whole file for a range."""
+        return _origin(url) not in self._without_ranges
 
     def close(self) -> None:
-        """Close all connections."""
-        with self._lock:
-            for pool in self._pools.values():
-                pool.clear()
-            self._pools.clear()
+        """Close all connections; who still reads one gets a `TransientError`."""
+        self._wire.close()
 
-    def _check_answer(
-        self, response: BaseHTTPResponse, target: Target, url: str, start: int
-    ) -> int | None:
-        """How many bytes of the body to leave out; None where there is nothing to read."""
-        if response.status == 416:
-            if target.size is None or start < target.size:
-                raise SourceChangedError(f"{redact_url(target.url)} is shorter than it was")
-            return None
-        if response.status not in (200, 206):
-            raise self._refusal(response, target, url)
-        _check_entity(response, target)
-        if response.status == 206:
-            _check_content_range(response, target, start)
-        else:
-            _check_length(response, target)
-        if start and not target.immutable and not _is_tied(response, target):
-            raise SourceChangedError(
-                f"{redact_url(target.url)} cannot be read from the middle: its server states "
-                "nothing by which its file could be known again",
-                hint="pull again: it will be read from its start",
-            )
-        return 0 if response.status == 206 else start
+    def _remember_no_ranges(self, response: Response, target: Target) -> None:
+        self._without_ranges.update((_origin(response.url), _origin(target.url)))
 
-    def _refusal(self, response: BaseHTTPResponse, target: Target, url: str) -> MMError:
-        headers = _lower(response)
-        if not same_origin(url, target.url):
-            return error_for(response.status, headers, url, moved=True)
-        explained = target.explain(response.status, headers) if target.explain else None
-        return explained or error_for(response.status, headers, url)
-
-    @contextmanager
-    def _open(
-        self, method: str, target: Target, headers: Mapping[str, str]
-    ) -> Iterator[tuple[BaseHTTPResponse, str]]:
-        """The answer, and the URL that gave it. Errors of urllib3 become ours here."""
-        import urllib3
-
-        response: BaseHTTPResponse | None = None
-        try:
-            response, url = self._follow(method, target, headers)
-            yield response, url
-        except MMError:
-            raise
-        except urllib3.exceptions.HTTPError as error:
-            raise _fault(error, target.url) from error
-        except ValueError:  # its text may quote a header, which may be a secret
-            raise StorageError(
-                f"{redact_url(target.url)}: a header or a redirect is malformed",
-                hint="check the headers and the token of this source for line breaks",
-            ) from None
-        finally:
-            if response is not None:
-                _give_back(response)
-
-    def _follow(
-        self, method: str, target: Target, headers: Mapping[str, str]
-    ) -> tuple[BaseHTTPResponse, str]:
+    def _follow(self, method: str, target: Target, headers: Mapping[str, str]) -> Response:
         """Redirects by hand: once they leave the origin, the caller's headers are gone for good.
 
         They do not come back with a redirect back, whose path another host chose.
@@ -196,29 +159,52 @@ class HttpClient:
         for _ in range(MAX_REDIRECTS + 1):
             if target.allow is not None:
                 target.allow(url)
-            response = self._pool(url).request(
-                method,
-                url,
-                headers={**theirs, **own},
-                redirect=False,
-                retries=False,
-                preload_content=False,
-                decode_content=False,
-            )
-            location = response.headers.get("Location")
+            response = self._wire.request(method, url, {**theirs, **own})
+            location = response.headers.get("location")
             if response.status not in _REDIRECTS or location is None:
-                return response, url
+                return response
             _skip_body(response)
             came_from, url = url, _next(url, location)
             theirs = theirs if same_origin(came_from, url) else {}
         raise StorageError(f"{redact_url(target.url)} redirects more than {MAX_REDIRECTS} times")
 
-    def _pool(self, url: str) -> PoolManager:
-        proxy = proxy_for(url)
-        with self._lock:
-            if proxy not in self._pools:
-                self._pools[proxy] = new_pool(proxy, self._timeouts)
-            return self._pools[proxy]
+
+class _Range:
+    """A `RangeReader` over the body of an answer; over nothing where there is no answer.
+
+    The first `skip` bytes of the body are read over; then `count` are promised, or
+    all that come where it is None.
+    """
+
+    def __init__(
+        self, response: Response | None, target: Target, *, skip: int = 0, count: int | None = None
+    ) -> None:
+        self._response = response
+        self._url = target.url
+        self._skip = skip
+        self._left = 0 if response is None else count
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        if self._response is None or self._left == 0:
+            return 0
+        while self._skip and len(buffer):
+            passed = self._response.readinto(buffer[: min(self._skip, len(buffer))])
+            self._skip = self._skip - passed if passed else 0
+        wanted = len(buffer) if self._left is None else min(self._left, len(buffer))
+        count = self._response.readinto(buffer[:wanted])
+        if self._left is None:
+            return count
+        self._left -= count
+        if count == 0 < wanted:
+            self.close()
+            raise TransientError(f"{redact_url(self._url)} ended {self._left} bytes too early")
+        if self._left == 0:
+            self.close()
+        return count
+
+    def close(self) -> None:
+        if self._response is not None:
+            self._response.close()
 
 
 def error_for(status: int, headers: Mapping[str, str], url: str, *, moved: bool = False) -> MMError:
@@ -256,29 +242,35 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return float(match[1]) if match else None
 
 
-def _body(
-    response: BaseHTTPResponse, target: Target, *, skip: int, count: int | None
-) -> Iterator[Buffer]:
-    left = count
-    for data in response.stream(BUFFER_SIZE, decode_content=False):
-        if skip >= len(data):
-            skip -= len(data)
-            continue
-        chunk = data[skip:] if left is None else data[skip : skip + left]
-        skip = 0
-        if left is not None:
-            left -= len(chunk)
-        yield chunk
-        if left == 0:
-            return
-    if left:
-        raise TransientError(f"{redact_url(target.url)} ended {left} bytes too early")
+def _check_answer(response: Response, target: Target, start: int) -> None:
+    """Whether what was asked for can be read from the answer."""
+    if response.status == 416:
+        raise SourceChangedError(f"{redact_url(target.url)} is shorter than it was")
+    if response.status not in (200, 206):
+        raise _refusal(response, target)
+    _check_entity(response, target)
+    if response.status == 200:
+        _check_length(response, target)
+    if start and not target.immutable and not _is_tied(response, target):
+        raise SourceChangedError(
+            f"{redact_url(target.url)} cannot be read from the middle: its server states "
+            "nothing by which its file could be known again",
+            hint="pull again: it will be read from its start",
+        )
 
 
-def _check_entity(response: BaseHTTPResponse, target: Target) -> None:
+def _refusal(response: Response, target: Target) -> MMError:
+    status, headers, url = response.status, response.headers, response.url
+    if not same_origin(url, target.url):
+        return error_for(status, headers, url, moved=True)
+    explained = target.explain(status, headers) if target.explain else None
+    return explained or error_for(status, headers, url)
+
+
+def _check_entity(response: Response, target: Target) -> None:
     if target.immutable:
         return
-    etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
+    etag, modified = response.headers.get("etag"), response.headers.get("last-modified")
     other_tag = target.etag and etag and etag != target.etag
     other_time = not target.etag and target.modified and modified and modified != target.modified
     if other_tag or other_time:
@@ -288,75 +280,75 @@ def _check_entity(response: BaseHTTPResponse, target: Target) -> None:
         )
 
 
-def _check_length(response: BaseHTTPResponse, target: Target) -> None:
-    length = response.headers.get("Content-Length")
-    if target.size is not None and length is not None and int(length) != target.size:
+def _check_length(response: Response, target: Target) -> None:
+    length = response.length
+    if target.size is not None and length is not None and length != target.size:
         raise SourceChangedError(
             f"{redact_url(target.url)} has {length} bytes now, not {target.size}"
         )
 
 
-def _is_tied(response: BaseHTTPResponse, target: Target) -> bool:
+def _is_tied(response: Response, target: Target) -> bool:
     """Whether this is known to be the described entity: a range of it, or all of it again.
 
     A 206 was asked for by If-Range where the validator is strong, and need not
     repeat it; a 200 must state the same ETag or time.
     """
     if target.etag is not None:
-        told = response.headers.get("ETag") == target.etag
+        told = response.headers.get("etag") == target.etag
     else:
         told = target.modified is not None and (
-            response.headers.get("Last-Modified") == target.modified
+            response.headers.get("last-modified") == target.modified
         )
     return told or (response.status == 206 and _validator(target) is not None)
 
 
-def _check_content_range(response: BaseHTTPResponse, target: Target, start: int) -> None:
-    match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    if match is None or int(match[1]) != start:
-        raise IntegrityError(
-            f"{redact_url(target.url)} answered another range than the one from byte {start}",
-            hint="its server does not handle ranges as HTTP demands",
-        )
-    if target.size is not None and match[3] not in ("*", str(target.size)):
+def _check_content_range(
+    response: Response, target: Target, start: int, stop: int | None
+) -> int | None:
+    """Where the range ends that the answer should bring, given what it says of itself.
+
+    It may bring less than that, which is right as far as it goes; never more.
+    """
+    match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+    first, last = (int(match[1]), int(match[2])) if match else (-1, -1)
+    total = int(match[3]) if match and match[3] != "*" else None
+    if first != start or last < first or (stop is not None and last >= stop):
+        raise _another_range(target, start)
+    if target.size is not None and total not in (None, target.size):
         raise SourceChangedError(
-            f"{redact_url(target.url)} has {match[3]} bytes now, not {target.size}"
+            f"{redact_url(target.url)} has {total} bytes now, not {target.size}"
         )
+    if total is not None and last >= total:
+        raise _another_range(target, start)
+    if response.length is not None and response.length > last + 1 - first:
+        raise _another_range(target, start)
+    if total is None:
+        return last + 1 if stop is None else stop
+    return total if stop is None else min(stop, total)
 
 
-def _skip_body(response: BaseHTTPResponse) -> None:
+def _another_range(target: Target, start: int) -> IntegrityError:
+    return IntegrityError(
+        f"{redact_url(target.url)} answered another range than the one from byte {start}",
+        hint="its server does not handle ranges as HTTP demands",
+    )
+
+
+def _skip_body(response: Response) -> None:
     """Read over a short body, so that the connection can be kept; never an endless one."""
-    left = getattr(response, "length_remaining", None)
-    if left is not None and left <= BUFFER_SIZE:
-        response.drain_conn()
-    _give_back(response)
-
-
-def _give_back(response: BaseHTTPResponse) -> None:
-    """Keep the connection if the body was read to its end; else close it."""
-    if getattr(response, "length_remaining", None) == 0:
-        response.release_conn()
-    else:
-        response.close()
-
-
-def _fault(error: Exception, url: str) -> MMError:
-    import urllib3
-
-    reason = redact(str(getattr(error, "reason", None) or error))
-    what = f"{redact_url(url)}: {reason}"
-    if isinstance(error, urllib3.exceptions.SSLError):
-        return StorageError(what, hint="for a certificate of your own set SSL_CERT_FILE")
-    if isinstance(
-        error, (urllib3.exceptions.LocationValueError, urllib3.exceptions.URLSchemeUnknown)
-    ):
-        return StorageError(f"{redact_url(url)} is no URL that can be read")
-    return TransientError(what, hint="look at the connection and try again")
+    if response.length is not None and response.length <= BUFFER_SIZE:
+        with contextlib.suppress(TransientError):
+            response.read(BUFFER_SIZE)
+    response.close()
 
 
 def _next(url: str, location: str) -> str:
-    target = urljoin(url, location)
-    old, new = urlsplit(url).scheme, urlsplit(target).scheme
+    try:
+        target = urljoin(url, location)
+        old, new = _origin(url)[0], _origin(target)[0]
+    except ValueError:
+        raise StorageError(f"{redact_url(url)}: a redirect is malformed") from None
     if new not in ("http", "https") or (old == "https" and new == "http"):
         raise StorageError(
             f"{redact_url(url)} redirects to {new}, which would not be safe",
@@ -370,7 +362,7 @@ def same_origin(one: str, other: str) -> bool:
     return _origin(one) == _origin(other)
 
 
-def _origin(url: str) -> tuple[str, str, int | None]:
+def _origin(url: str) -> _Origin:
     parts = urlsplit(url)
     default = {"http": 80, "https": 443}.get(parts.scheme)
     return parts.scheme, (parts.hostname or "").lower(), parts.port or default
@@ -383,5 +375,5 @@ def _validator(target: Target) -> str | None:
     return None if target.etag.startswith("W/") else target.etag
 
 
-def _lower(response: BaseHTTPResponse) -> dict[str, str]:
-    return {name.lower(): value for name, value in response.headers.items()}
+def _head(response: Response) -> Head:
+    return Head(url=response.url, status=response.status, headers=response.headers)
