@@ -248,10 +248,7 @@ def or_by_s3fs(direct: Direct, action: Callable[[], T], otherwise: Callable[[], 
 
 
 def _wire(facts: ClientFacts) -> Any:
-    try:
-        from mm_plugins._wire import Wire
-    except ImportError as error:
-        raise NotUnderstoodError("no wire") from error
+    from mm_plugins._wire import Wire
 
     return Wire(connect_timeout=facts.connect_timeout, read_timeout=facts.read_timeout)
 
