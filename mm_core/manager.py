@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from mm_core.backends import open_source
 from mm_core.checkout import cache_folder, plan_checkout, refuse_foreign_files
 from mm_core.claiming import abandoned_on_error, begin
 from mm_core.config import Settings, load_settings
-from mm_core.equal_files import equal_files
+from mm_core.equal_files import copies_in, copy_what_is_known, files_of_siblings, leave_hints
 from mm_core.exceptions import ConfigError, MMError
 from mm_core.hookspecs import PlanContext
 from mm_core.manifests import bytes_by_action, manifest_of
@@ -158,13 +158,14 @@ class ModelManager:
                 return self._already(place, plan, begun, partial(carry, stop=stop))
             with abandoned_on_error(registry, begun):
                 # The claim is ours only now: look again at what earlier attempts left.
-                plan = self._plan(place, request, snapshot)
+                plan = self._plan(place, request, snapshot, known=copies_in(plan))
                 refuse_if_full(place.sink, plan)
                 stored = carry(plan, stop=Stop(stop, begun.lost))
                 for file in stored:
                     self.plugins.hook.mm_file_stored(file=file, sink=place.sink)
                 _delete_strays(place.sink, plan)
                 entry = registry.add(begun, manifest_of(plan, stored), aliases=plan.aliases)
+            leave_hints(stored, registry, jobs=self.settings.defaults.connections)
         self._committed(place, entry)
         return Pulled(entry=entry, backend=place.name, **bytes_by_action(stored))
 
@@ -319,16 +320,32 @@ class ModelManager:
         finally:
             source.close()
 
-    def _plan(self, place: Place, request: Request, snapshot: Snapshot) -> Plan:
-        model_id = request.model_id or snapshot.model_id
+    def _plan(
+        self,
+        place: Place,
+        request: Request,
+        snapshot: Snapshot,
+        *,
+        known: Mapping[str, str] | None = None,
+    ) -> Plan:
+        """The plan as things stand; with `known`, no other version is searched for equal bytes."""
+        registry, model_id = place.registry, request.model_id or snapshot.model_id
         prefix = version_prefix(model_id, name_version(request, snapshot))
-        return make_plan(
+        plan = make_plan(
             request,
             snapshot,
             present={stored.key: stored.size for stored in place.sink.list(prefix)},
-            known=equal_files(place.registry, model_id),
+            known=files_of_siblings(registry, model_id) if known is None else known,
             case_blind=place.sink.case_blind,
         )
+        if known is None:
+            plan = copy_what_is_known(
+                plan,
+                registry,
+                jobs=self.settings.defaults.connections,
+                cancelled=Stop(self._cancelled),
+            )
+        return plan
 
     def _ask_policies(self, place: Place, plan: Plan) -> None:
         if self.settings.policies and not self.plugins.hook.mm_plan_made.get_hookimpls():

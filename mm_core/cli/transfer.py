@@ -196,10 +196,17 @@ def _pulled(pulled: Pulled) -> dict[str, Any]:
 
 def _planned(plan: Plan) -> dict[str, Any]:
     return {
-        "plan": plan.to_json(),
+        "plan": _plan_document(plan),
         "quiet": [f.file.path for f in plan.files],
         "human": _plan_lines(plan),
     }
+
+
+def _plan_document(plan: Plan) -> dict[str, Any]:
+    document = plan.to_json()
+    for shown, planned in zip(document["files"], plan.files, strict=True):
+        shown["copy_from"] = planned.copy_from
+    return document
 
 
 def _plan_lines(plan: Plan) -> Iterator[str]:
@@ -207,9 +214,15 @@ def _plan_lines(plan: Plan) -> Iterator[str]:
 
     name = f"{plan.model_id}@{output.short_version(plan.version)}"
     yield f"{name} from {output.clean(plan.snapshot.source)}"
-    rows = [(f.action.value, output.size(f.file.size), f.file.path) for f in plan.files]
-    yield from output.table(("ACTION", "SIZE", "PATH"), rows)
-    totals = [f"{output.size(plan.bytes_to(action))} to {action.value}" for action in Action]
+    rows = [
+        (f.action.value, output.size(f.file.size), f.file.path, f.copy_from or "")
+        for f in plan.files
+    ]
+    copies = any(f.copy_from for f in plan.files)
+    header = ("ACTION", "SIZE", "PATH", "COPY FROM") if copies else ("ACTION", "SIZE", "PATH")
+    yield from output.table(header, [row[: len(header)] for row in rows])
+    words = {Action.FETCH: "to fetch", Action.COPY: "to copy", Action.PRESENT: "present"}
+    totals = [f"{output.size(plan.bytes_to(action))} {word}" for action, word in words.items()]
     yield f"{len(plan.files)} files: {', '.join(totals)}; nothing was done"
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mm_core.exceptions import IntegrityError, NotFoundError, UsageError
+from mm_core.exceptions import IntegrityError, UsageError
 from mm_core.names import version_prefix
 from mm_core.registry.layout import manifest_key
-from mm_core.registry.state import Record, Row, State, is_available
+from mm_core.registry.state import Record, Row
 from mm_core.schemas import (
     Manifest,
     ModelEntry,
@@ -24,8 +21,6 @@ from mm_core.schemas import (
     sha256_hex,
 )
 from mm_core.sink import Sink, read_bytes
-
-_READERS = 8
 
 
 def entry_of(sink: Sink, record: Record, row: Row) -> ModelEntry:
@@ -73,45 +68,6 @@ def read_manifest(sink: Sink, sha256: str) -> Manifest:
             hint="restore it from a backup, or pull the version again under another name",
         )
     return Manifest.from_bytes(data)
-
-
-class StoredFiles(Mapping[str, tuple[str, int]]):
-    """Key and size of a stored file by its sha256, for all AVAILABLE versions of a state.
-
-    The manifests are read, several at once, when the first question is asked.
-    """
-
-    def __init__(self, sink: Sink, state: State) -> None:
-        self._sink = sink
-        self._state = state
-
-    def __getitem__(self, sha256: str) -> tuple[str, int]:
-        return self._files[sha256]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    @cached_property
-    def _files(self) -> dict[str, tuple[str, int]]:
-        rows = (row for _, row in self._state.rows() if is_available(row))
-        wanted = dict.fromkeys(row["manifest"] for row in rows if row.get("manifest"))
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="mm-manifest") as pool:
-            manifests = list(pool.map(self._read, wanted))
-        return {
-            file.sha256: (file.key, file.size)
-            for manifest in manifests
-            if manifest is not None
-            for file in manifest.files
-        }
-
-    def _read(self, sha256: str) -> Manifest | None:
-        try:
-            return read_manifest(self._sink, sha256)
-        except (NotFoundError, IntegrityError):
-            return None  # its files are then fetched rather than copied
 
 
 def _path_of(sink: Sink, model_id: str, row: Row) -> Path | str:

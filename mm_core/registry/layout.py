@@ -27,6 +27,7 @@ LOG_PREFIX = ".mm/log/"
 CHECKPOINT_PREFIX = ".mm/snap/"
 PROBE_PREFIX = ".mm/probe/"
 CLAIM_PREFIX = ".mm/claims/"
+CONTENT_PREFIX = ".mm/by-sha256/"
 
 
 def log_key(seq: int) -> str:
@@ -37,6 +38,11 @@ def log_key(seq: int) -> str:
 def manifest_key(sha256: str) -> str:
     """The key of the manifest whose bytes have this hash."""
     return f".mm/manifests/{sha256}.json"
+
+
+def content_key(sha256: str) -> str:
+    """The key of the hint where the bytes of this hash stand."""
+    return f"{CONTENT_PREFIX}{sha256[:2]}/{sha256}"
 
 
 def claim_key(claim_id: str) -> str:

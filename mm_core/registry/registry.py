@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from types import EllipsisType
@@ -20,18 +20,27 @@ from mm_core.exceptions import (
     UsageError,
 )
 from mm_core.names import check_alias, check_model_id, check_version
+from mm_core.registry import by_sha256
 from mm_core.registry.begin import Beginner
 from mm_core.registry.chain import CommitRecord
 from mm_core.registry.claims import Claim
 from mm_core.registry.deadline import Deadline
-from mm_core.registry.entries import StoredFiles, entry_of, read_manifest, registered_fields
+from mm_core.registry.entries import entry_of, read_manifest, registered_fields
 from mm_core.registry.layout import create_once, manifest_key
 from mm_core.registry.log import Log
 from mm_core.registry.operations import operation
 from mm_core.registry.references import find_any, find_available
 from mm_core.registry.state import Operation, State
 from mm_core.registry.view import JsonView, sink_beside
-from mm_core.schemas import Manifest, ModelEntry, ModelStatus, ModelType, rfc3339, sha256_hex
+from mm_core.schemas import (
+    Manifest,
+    ModelEntry,
+    ModelStatus,
+    ModelType,
+    StoredFile,
+    rfc3339,
+    sha256_hex,
+)
 from mm_core.sink import Sink
 
 logger = logging.getLogger(__name__)
@@ -141,11 +150,12 @@ class ModelRegistry:
     def list_models(
         self,
         *,
+        model_id: str | None = None,
         status: ModelStatus | None = None,
         model_type: ModelType | None = None,
         include_deleted: bool = False,
     ) -> list[ModelEntry]:
-        """All versions, by model id and then by age.
+        """All versions, of one model or of all, by model id and then by age.
 
         Those that are DELETED or SWEEPING are left out unless `status` names
         them or `include_deleted` is set.
@@ -155,6 +165,7 @@ class ModelRegistry:
             entry_of(self._sink, record, row)
             for record, row in self._log.refresh().rows()
             if row["status"] not in hidden
+            and model_id in (None, record.model_id)
             and (status is None or row["status"] == status)
             and (model_type is None or row.get("model_type") == model_type)
         ]
@@ -198,9 +209,22 @@ class ModelRegistry:
             )
         return self._patiently(lambda: read_manifest(self._sink, sha256))
 
-    def files_by_sha256(self) -> Mapping[str, tuple[str, int]]:
-        """sha256 -> (key, size) of the files of all AVAILABLE versions; read when first asked."""
-        return StoredFiles(self._sink, self._log.refresh())
+    def note_content(self, file: StoredFile) -> None:
+        """Leave a hint for `find_content` that a file of an AVAILABLE version has these bytes.
+
+        Nothing depends on it: no error is raised.
+        """
+        by_sha256.note(self._sink, file)
+
+    def find_content(self, sha256: str, *, size: int | None = None) -> str | None:
+        """The key of a file of an AVAILABLE version that should have this sha256; None if unknown.
+
+        A hint, as of the newest commit that this registry knows: the file stands
+        and has that `size`, but its bytes are not read. Costs two requests, and
+        raises nothing for a store that does not answer.
+        """
+        state = self._log.known or self._log.refresh()
+        return by_sha256.find(self._sink, state, sha256, size)
 
     # -- entries whose files the caller looks after ----------------------------------
 

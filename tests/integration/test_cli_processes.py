@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -99,7 +100,7 @@ def test_a_retry_is_seen_in_every_format(hub, local):
     hub.faults.append(Fault("weights.bin", kind="503"))
     _, err = mm("pull", "hf://org/name", "--to", local)
     assert "warning: Retrying weights.bin" in err
-    hub.add_repo("org/other", files=FILES)
+    hub.add_repo("org/other", files={"weights.bin": FILES["weights.bin"][::-1]})
     hub.faults.append(Fault("weights.bin", kind="503"))
     out, err = mm("pull", "hf://org/other", "--to", local, "--json")
     assert json.loads(out)["entry"]["model_id"] == "org/other"
@@ -129,8 +130,23 @@ def test_dry_run_shows_the_plan(hub, local):
     hub.add_repo("org/name", files=FILES)
     out, _ = mm("pull", "hf://org/name", "--to", local, "--dry-run")
     assert ["fetch", "2.9", "MiB", "weights.bin"] in [line.split() for line in out.splitlines()]
-    assert "nothing was done" in out
+    assert "2.9 MiB to fetch, 0 B to copy, 0 B present; nothing was done" in out
     assert not Path(local).exists()
+
+
+def test_dry_run_says_where_copies_come_from(hub, pulled):
+    """Bytes that another model has: the table names the file, and the document its key."""
+    hub.add_repo("org/other", files=FILES | {"config.json": b"{}"})
+    words = ("pull", "hf://org/other", "--to", pulled, "-n")
+    plan = json.loads(mm(*words, "--json")[0])["plan"]
+    found = {file["path"]: (file["action"], file["copy_from"]) for file in plan["files"]}
+    action, key = found["weights.bin"]
+    assert (action, found["config.json"]) == ("copy", ("fetch", None))
+    assert re.fullmatch("models/org/name/[0-9a-f]{40}/weights.bin", key)
+    assert plan["copy_bytes"] == len(FILES["weights.bin"])
+    out, _ = mm(*words)
+    assert ["copy", "2.9", "MiB", "weights.bin", key] in [line.split() for line in out.splitlines()]
+    assert "2 B to fetch, 2.9 MiB to copy, 0 B present" in out
 
 
 def test_looking_at_a_model(pulled):

@@ -176,13 +176,12 @@ def test_rubbish_in_the_log_is_an_integrity_error(sink, registry, data):
 
 
 def test_a_changed_manifest_is_found(sink, registry):
-    """A manifest is read by its hash; changed bytes are an IntegrityError, and nothing to copy."""
+    """A manifest is read by its hash; changed bytes are an IntegrityError."""
     entry = fill(registry, "m", "1")
     key = f".mm/manifests/{entry.manifest}.json"
     sink.put(key, read_bytes(sink, key).replace(b"model.bin", b"other.bin"))
     with pytest.raises(IntegrityError, match="manifest"):
         registry.manifest(entry)
-    assert dict(registry.files_by_sha256()) == {}
     registry.remove("m", "1")
     claim = claimed(registry, "m", "1")
     with pytest.raises(IntegrityError, match="other bytes"):
