@@ -20,6 +20,7 @@ from mm_core.config import Settings, load_settings
 from mm_core.equal_files import copies_in, copy_what_is_known, files_of_siblings, leave_hints
 from mm_core.exceptions import ConfigError, MMError
 from mm_core.hookspecs import PlanContext
+from mm_core.leftovers import GRACE, Collected, collect
 from mm_core.manifests import bytes_by_action, manifest_of
 from mm_core.mending import plan_mending, refuse_another, refuse_damaged
 from mm_core.names import version_prefix
@@ -296,6 +297,20 @@ class ModelManager:
         removed = place.registry.remove(entry.model_id, entry.version)
         self._notices.hook("mm_removed", entry=removed, backend=place.name)
         return removed
+
+    def gc(
+        self, *, backend: str | None = None, grace: float | None = None, dry_run: bool = False
+    ) -> Collected:
+        """Discard uploads that were begun and never finished; with `dry_run`, only tell of them.
+
+        Those older than `grace` seconds (default: ``retention.grace``, else a day)
+        by the store's clock, of versions that nobody is pulling. No file that
+        anybody can see is touched, and the files of removed models stay, too.
+        """
+        if grace is None:
+            configured = self.settings.retention.get("grace")
+            grace = GRACE if configured is None else configured
+        return collect(self.registry(backend), grace=grace, dry_run=dry_run)
 
     def registry(self, backend: str | None = None) -> ModelRegistry:
         """The registry of a backend."""

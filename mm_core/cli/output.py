@@ -66,7 +66,12 @@ def number(count: int) -> str:
 def age(moment: datetime, now: datetime | None = None) -> str:
     """How long ago `moment` was, in one unit: ``3 h``."""
     now = now or datetime.now(timezone.utc)
-    seconds = max(0, int((now - moment.astimezone(timezone.utc)).total_seconds()))
+    return duration((now - moment.astimezone(timezone.utc)).total_seconds())
+
+
+def duration(seconds: float) -> str:
+    """A time in one unit: ``3 h``."""
+    seconds = max(0, int(seconds))
     for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= length:
             return f"{seconds // length} {unit}"

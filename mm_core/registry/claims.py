@@ -13,7 +13,7 @@ import time
 import uuid
 import weakref
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +144,35 @@ def _now() -> float:
     return time.monotonic() if boot is None else time.clock_gettime(boot)
 
 
+def store_time(sink: Sink) -> datetime | None:
+    """What time it is by the store's own clock: that of an object written just now.
+
+    None where somebody else has deleted that object already.
+    """
+    key = f"{PROBE_PREFIX}{uuid.uuid4().hex}"
+    try:
+        sink.put(key, b"now")
+        fresh = sink.stat(key)
+    finally:
+        sink.delete([key])
+    return fresh.modified if fresh else None
+
+
+def is_silent(sink: Sink, row: Row, *, seconds: float, now: datetime) -> bool:
+    """Whether the holder of the row's claim has given no sign of life for `seconds`.
+
+    Nor for twice the claim's time-out, if that is longer. Its heartbeat is older,
+    `now` being the time of the store's clock, or gone; or its process ran on this
+    machine and has ended.
+    """
+    claim = open_claim(row)
+    if claim is None or is_dead(row.get("owner")):
+        return True
+    seconds = max(seconds, 2 * _number(row.get("timeout")))
+    beat = sink.stat(claim_key(claim))
+    return beat is None or now - beat.modified > timedelta(seconds=seconds)
+
+
 class Watch:
     """Judges whether the claim under which a version is being pulled is still alive.
 
@@ -183,13 +212,8 @@ class Watch:
         beat = self._sink.stat(claim_key(claim))
         if beat is None:
             return None
-        key = f"{PROBE_PREFIX}{uuid.uuid4().hex}"
-        try:
-            self._sink.put(key, b"now")
-            fresh = self._sink.stat(key)
-        finally:
-            self._sink.delete([key])
-        return fresh.modified - beat.modified if fresh else timedelta(0)
+        now = store_time(self._sink)
+        return now - beat.modified if now else timedelta(0)
 
 
 def _number(value: Any) -> float:

@@ -19,18 +19,18 @@ from mm_core.exceptions import (
     NotFoundError,
     UsageError,
 )
-from mm_core.names import check_alias, check_model_id, check_version
+from mm_core.names import check_alias, check_model_id, check_version, version_prefix
 from mm_core.registry import by_sha256
 from mm_core.registry.begin import Beginner
 from mm_core.registry.chain import CommitRecord
-from mm_core.registry.claims import Claim
+from mm_core.registry.claims import Claim, is_silent, store_time
 from mm_core.registry.deadline import Deadline
 from mm_core.registry.entries import entry_of, read_manifest, registered_fields
 from mm_core.registry.layout import create_once, manifest_key
 from mm_core.registry.log import Log
 from mm_core.registry.operations import operation
 from mm_core.registry.references import find_any, find_available
-from mm_core.registry.state import Operation, State
+from mm_core.registry.state import Operation, State, open_claim
 from mm_core.registry.view import JsonView, sink_beside
 from mm_core.schemas import (
     Manifest,
@@ -225,6 +225,23 @@ class ModelRegistry:
         """
         state = self._log.known or self._log.refresh()
         return by_sha256.find(self._sink, state, sha256, size)
+
+    def store_time(self) -> datetime:
+        """What time it is by the store's own clock, found out by writing a small object."""
+        return self._patiently(lambda: store_time(self._sink)) or datetime.now(timezone.utc)
+
+    def claimed_prefixes(self, *, silent_for: float) -> list[str]:
+        """The folders that are being filled: their versions' claims are open.
+
+        Left out are the claims of those who have given no sign of life for
+        `silent_for` seconds, or for twice their time-out, whichever is longer.
+        """
+        now, least = self.store_time(), max(silent_for, 2 * self._claim_timeout)
+        return [
+            version_prefix(record.model_id, row["version"])
+            for record, row in self._log.refresh().rows()
+            if open_claim(row) and not is_silent(self._sink, row, seconds=least, now=now)
+        ]
 
     # -- entries whose files the caller looks after ----------------------------------
 

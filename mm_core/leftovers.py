@@ -1,0 +1,85 @@
+"""Uploads that were begun and never finished: what they hold, and when they may go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mm_core.registry import ModelRegistry
+from mm_core.schemas import UnfinishedUpload, rfc3339
+from mm_core.sink import ResumableSink
+
+GRACE = 86_400.0
+"""Seconds that parts wait for another attempt, where ``retention.grace`` does not say."""
+
+_PREFIX = "models/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """Parts that nobody has added to for `age` seconds, by the store's own clock."""
+
+    upload: UnfinishedUpload
+    age: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The leftover as JSON data; ``bytes`` is null where the store does not tell."""
+        return {
+            "key": self.upload.key,
+            "modified": rfc3339(self.upload.modified),
+            "age_seconds": int(self.age),
+            "bytes": self.upload.size,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What a collection found and, unless it was a `dry_run`, deleted.
+
+    `kept` counts the unfinished uploads that are too young or in use.
+    """
+
+    leftovers: tuple[Leftover, ...] = ()
+    kept: int = 0
+    dry_run: bool = False
+
+    @property
+    def known_bytes(self) -> int:
+        """The sum of the sizes that the store tells."""
+        return sum(found.upload.size or 0 for found in self.leftovers)
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON data."""
+        return {
+            "dry_run": self.dry_run,
+            "uploads": [found.to_json() for found in self.leftovers],
+            "bytes": self.known_bytes,
+            "kept": self.kept,
+        }
+
+
+def collect(registry: ModelRegistry, *, grace: float, dry_run: bool) -> Collected:
+    """Discard the unfinished uploads of models that are older than `grace` seconds.
+
+    Those of a version that somebody is pulling stay; a pull that has given no
+    sign of life for `grace` seconds counts as dead. Nothing else is touched. A
+    pull that comes back to parts which are gone fetches the file from its start.
+    """
+    sink = registry.sink
+    uploads = list(sink.unfinished(_PREFIX)) if isinstance(sink, ResumableSink) else []
+    if not uploads:
+        return Collected(dry_run=dry_run)
+    now = registry.store_time()
+    leftovers = [
+        Leftover(upload=upload, age=age)
+        for upload in uploads
+        if (age := (now - upload.modified).total_seconds()) >= grace
+    ]
+    in_use = tuple(registry.claimed_prefixes(silent_for=grace)) if leftovers else ()
+    leftovers = [found for found in leftovers if not found.upload.key.startswith(in_use)]
+    if not dry_run:
+        assert isinstance(sink, ResumableSink)
+        for found in leftovers:
+            sink.discard_unfinished(found.upload)
+    kept = len(uploads) - len(leftovers)
+    return Collected(leftovers=tuple(leftovers), kept=kept, dry_run=dry_run)
