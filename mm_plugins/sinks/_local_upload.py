@@ -1,4 +1,4 @@
-# ruff: noqa: PTH105, PTH118, PTH120, PTH123  # thin over system calls, which take strings
+# ruff: noqa: PTH105, PTH112, PTH118, PTH120, PTH123  # thin over system calls, which take strings
 """Large files in parts: a part file beside its target, and a journal of what it holds.
 
 Both have names that no key can have and that follow from the target's name, so
@@ -10,6 +10,7 @@ journal names, which a reader-back finds by their hash.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -68,6 +69,8 @@ class LocalUpload(Upload):
             )
         with self._in_use() as descriptor:
             _write_at(descriptor, data, number * self.part_size)
+            if self._durable:
+                _start_writing_back(descriptor, number * self.part_size, len(data))
             self._check_there(descriptor)
             if self._journal is not None:
                 self._journal.add(number)
@@ -98,9 +101,16 @@ class LocalUpload(Upload):
             )
         self._end(remove=True)
 
+    def check_space(self) -> None:
+        """Raise ENOSPC if the disk has no room for what is still to come."""
+        with self._in_use() as descriptor:
+            free = _free_bytes(os.fstatvfs(descriptor))
+            if free is not None and free + os.fstat(descriptor).st_blocks * 512 < self.size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._target)
+
     def keep(self) -> None:
         """Close both files and so unlock them. Nothing is left where nothing was stored."""
-        self._end(remove=self._journal is None or not self._stored)
+        self._end(remove=self._journal is None)
 
     def discard(self) -> None:
         """Remove both files, and the folders that are empty then."""
@@ -134,6 +144,7 @@ class LocalUpload(Upload):
                 return
             self._open = False
             self._idle.wait_for(lambda: not self._users)
+        remove = remove or not self._stored
         if remove and _is_at(self._descriptor, self._path):
             _staging.remove(self._path)
         os.close(self._descriptor)
@@ -226,14 +237,17 @@ def begin(target: str, *, size: int, identity: str | None, durable: bool, root: 
 
     opened = _staging.made_in(folder, open_pair, durable=durable)
     if opened is None:
-        own, descriptor = _staging.in_folder(folder, _staging.open_locked, durable=durable)
-        return LocalUpload(
-            target, own, descriptor, None, size=size, kept=frozenset(), durable=durable, root=root
-        )
-    journal, descriptor, kept = opened
-    return LocalUpload(
+        path, descriptor = _staging.in_folder(folder, _staging.open_locked, durable=durable)
+    journal, descriptor, kept = opened or (None, descriptor, frozenset())
+    upload = LocalUpload(
         target, path, descriptor, journal, size=size, kept=kept, durable=durable, root=root
     )
+    try:
+        upload.check_space()
+    except BaseException:
+        upload.keep()
+        raise
+    return upload
 
 
 def left_in(folder: str, names: Iterable[str]) -> Iterator[UnfinishedUpload]:
@@ -309,6 +323,19 @@ def _status(path: str) -> os.stat_result | None:
         return None
 
 
+def free_bytes(folder: str) -> int | None:
+    """What an ordinary user may still write to the disk of `folder`, which may not exist yet."""
+    if not hasattr(os, "statvfs"):
+        return None
+    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    return _free_bytes(os.statvfs(folder))
+
+
+def _free_bytes(disk: os.statvfs_result) -> int | None:
+    return disk.f_bavail * disk.f_frsize if disk.f_blocks else None
+
+
 def _is_at(descriptor: int, path: str) -> bool:
     status = _status(path)
     return status is not None and os.path.samestat(os.fstat(descriptor), status)
@@ -322,3 +349,12 @@ def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
     while data:
         count = os.pwrite(descriptor, data, offset)
         data, offset = data[count:], offset + count
+
+
+def _start_writing_back(descriptor: int, offset: int, size: int) -> None:
+    """Have the system write these pages to the disk now, so that the last fsync waits for few.
+
+    That is what Linux does with dirty pages that are not needed; others may do nothing.
+    """
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_DONTNEED)

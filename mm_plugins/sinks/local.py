@@ -202,14 +202,8 @@ class LocalSink(ResumableSink):
 
     def free_bytes(self) -> int | None:
         """What an ordinary user may still write to the disk that holds the root."""
-        if not hasattr(os, "statvfs"):
-            return None
-        folder = self._root
-        while not os.path.isdir(folder) and folder != os.path.dirname(folder):
-            folder = os.path.dirname(folder)
-        with translated(folder):
-            disk = os.statvfs(folder)
-        return disk.f_bavail * disk.f_frsize if disk.f_blocks else None
+        with translated(self._root):
+            return _local_upload.free_bytes(self._root)
 
     def url(self, key: str) -> str:
         """The absolute path."""
