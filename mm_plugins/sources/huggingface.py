@@ -22,6 +22,7 @@ from mm_core import (
     ModelType,
     OfflineError,
     PluginConfig,
+    RangeReader,
     RemoteFile,
     Request,
     Snapshot,
@@ -122,19 +123,25 @@ class HuggingFaceSource(Source):
         stop = file.size or 0 if end is None else min(end, file.size or 0)
         if start >= stop:
             return
-        if "xet" in file.extra and self._speaks_xet():
+        if self._goes_by_xet(file):
             reader = self._xet_reader(repo, commit)
             yield from reader.read(file.extra["xet"], file.size or 0, start, stop)
             return
-        target = Target(
-            url=f"{self._endpoint}/{repo}/resolve/{commit}/{quote(file.path)}",
-            headers=self._authorization(),
-            size=file.size,
-            immutable=True,
-            explain=partial(explain, repo, self._page(repo)),
-        )
+        target = self._target(file)
         for position in range(start, stop, RANGE_LIMIT):
             yield from self._http.read(target, position, min(position + RANGE_LIMIT, stop))
+
+    def open(self, file: RemoteFile, start: int = 0, end: int | None = None) -> RangeReader:
+        """The same, into the caller's memory."""
+        stop = file.size or 0 if end is None else min(end, file.size or 0)
+        if start >= stop or stop - start > RANGE_LIMIT or self._goes_by_xet(file):
+            return super().open(file, start, end)
+        self._refuse_offline(file.extra["repo"])
+        return self._http.open(self._target(file), start, stop)
+
+    def splits(self, file: RemoteFile) -> bool:
+        """Xet reads in parallel by itself; a server may turn out to know no ranges."""
+        return not self._goes_by_xet(file) and self._http.honours_ranges(self._url(file))
 
     def close(self) -> None:
         """Close all connections."""
@@ -218,6 +225,23 @@ class HuggingFaceSource(Source):
 
     def _page(self, repo: str) -> str:
         return f"{self._endpoint}/{repo}"
+
+    def _target(self, file: RemoteFile) -> Target:
+        repo = file.extra["repo"]
+        return Target(
+            url=self._url(file),
+            headers=self._authorization(),
+            size=file.size,
+            immutable=True,
+            explain=partial(explain, repo, self._page(repo)),
+        )
+
+    def _url(self, file: RemoteFile) -> str:
+        repo, commit = file.extra["repo"], file.extra["commit"]
+        return f"{self._endpoint}/{repo}/resolve/{commit}/{quote(file.path)}"
+
+    def _goes_by_xet(self, file: RemoteFile) -> bool:
+        return "xet" in file.extra and self._speaks_xet()
 
     def _speaks_xet(self) -> bool:
         wanted = bool(self.config.xet) and not _is_set("HF_HUB_DISABLE_XET")

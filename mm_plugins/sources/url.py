@@ -22,6 +22,7 @@ from mm_core import (
     NotFoundError,
     PluginConfig,
     PolicyError,
+    RangeReader,
     RemoteFile,
     Request,
     Snapshot,
@@ -120,19 +121,30 @@ class UrlSource(Source):
         Without ranges, the bytes before `start` are read and left out, if ETag or
         Last-Modified say that the file is still the same: else `SourceChangedError`.
         """
+        yield from self._http.read(self._target_of(file), start, end)
+
+    def open(self, file: RemoteFile, start: int = 0, end: int | None = None) -> RangeReader:
+        """The same, into the caller's memory."""
+        return self._http.open(self._target_of(file), start, end)
+
+    def splits(self, file: RemoteFile) -> bool:
+        """Where ranges can be tied to one state of the file, and the server knows them."""
+        tied = file.etag is not None or file.sha256 is not None
+        return tied and self._http.honours_ranges(_without_credentials(file.extra["url"])[0])
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def _target_of(self, file: RemoteFile) -> Target:
         modified = file.extra.get("modified")
-        target = self._target(
+        return self._target(
             file.extra["url"],
             size=file.size,
             etag=file.etag,
             modified=modified,
             immutable=file.sha256 is not None and file.etag is None and modified is None,
         )
-        yield from self._http.read(target, start, end)
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._http.close()
 
     def _target(self, url: str, **facts: Any) -> Target:
         bare, credentials = _without_credentials(url)
