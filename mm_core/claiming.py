@@ -11,6 +11,9 @@ from mm_core.redaction import redact
 from mm_core.registry import Claim, ModelRegistry
 from mm_core.schemas import ModelEntry, Plan, TransferEvent
 
+HASTE = 0.3
+"""Seconds that an interrupted pull takes to tell the registry of its end."""
+
 
 def begin(
     registry: ModelRegistry,
@@ -41,14 +44,18 @@ def begin(
 def abandoned_on_error(registry: ModelRegistry, claim: Claim) -> Iterator[None]:
     """Give `claim` back if what is done under it fails; the first error is the one to tell.
 
-    Where the claim was lost meanwhile, that is said, as a `TransientError`.
+    Where the claim was lost meanwhile, that is said, as a `TransientError`. A user
+    who interrupts does not wait for a store that does not answer: the claim of a
+    process that has ended is taken over.
     """
     try:
         yield
     except BaseException as error:
         reason = redact(str(error)) or type(error).__name__
-        with contextlib.suppress(MMError):
-            registry.abandon(claim, reason)
+        if isinstance(error, KeyboardInterrupt):
+            _give_back_in_haste(registry, claim, reason)
+        else:
+            _give_back(registry, claim, reason)
         if isinstance(error, CancelledError) and claim.lost.is_set():
             raise TransientError(
                 f"the backend was out of reach for so long that the claim on {claim.model_id} "
@@ -56,3 +63,14 @@ def abandoned_on_error(registry: ModelRegistry, claim: Claim) -> Iterator[None]:
                 hint="pull again: what is stored is found",
             ) from error
         raise
+
+
+def _give_back(registry: ModelRegistry, claim: Claim, reason: str) -> None:
+    with contextlib.suppress(MMError):
+        registry.abandon(claim, reason)
+
+
+def _give_back_in_haste(registry: ModelRegistry, claim: Claim, reason: str) -> None:
+    work = threading.Thread(target=_give_back, args=(registry, claim, reason), daemon=True)
+    work.start()
+    work.join(HASTE)

@@ -11,7 +11,14 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``mm`` with `argv` (default: the arguments of the process); return its exit code."""
-    from mm_core.cli.seam import run
+    """Run ``mm`` with `argv` (default: the arguments of the process); return its exit code.
 
-    return run(argv)
+    A process that was interrupted ends here, without waiting for threads that are
+    stuck in a read and for the interpreter to take all its modules apart.
+    """
+    from mm_core.cli.seam import end_at_once, run, was_interrupted
+
+    code = run(argv)
+    if argv is None and was_interrupted(code):
+        end_at_once(code)
+    return code

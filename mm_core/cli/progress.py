@@ -31,6 +31,11 @@ class Reporter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._stored = _Stored()
+
+    def how_to_go_on(self) -> str:
+        """What to tell a user who interrupted the command."""
+        return f"{self._stored}run the same command again to go on"
 
     def __enter__(self) -> Self:
         return self
@@ -46,6 +51,7 @@ class Reporter:
     def __call__(self, event: TransferEvent) -> None:
         """Hear `event`."""
         with self._lock:
+            self._stored.add(event)
             self.show(event)
 
     def show(self, event: TransferEvent) -> None:
@@ -175,8 +181,38 @@ class _Total:
         return f"  {output.size(self.done)} of {output.size(self.total)} ({percent} %)"
 
 
+class _Stored:
+    """The files that are whole and stay, whatever happens to the others."""
+
+    def __init__(self) -> None:
+        self._total: int | None = None
+        self._sizes: dict[str, int] = {}
+
+    def add(self, event: TransferEvent) -> None:
+        """Take an event into account."""
+        if event.kind == "planned":
+            self._total = event.total
+            self._sizes.clear()
+        elif event.kind == "stored" and event.path is not None:
+            self._sizes[event.path] = event.done
+
+    def __str__(self) -> str:
+        count, stored = len(self._sizes), output.size(sum(self._sizes.values()))
+        if not count:
+            return ""
+        files = "1 file is" if count == 1 else f"{count} files are"
+        total = "" if self._total is None else f" of {output.size(self._total)}"
+        return f"{files} stored, {stored}{total}; "
+
+
 def make_reporter(state: State) -> Reporter:
-    """The reporter for what was asked for, and for where stderr goes."""
+    """The reporter for what was asked for; an interrupted command ends with its words."""
+    reporter = _reporter_for(state)
+    state.when_interrupted = reporter.how_to_go_on
+    return reporter
+
+
+def _reporter_for(state: State) -> Reporter:
     if state.format == "jsonl":
         return JsonLines()
     if not state.wants_progress:

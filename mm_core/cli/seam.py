@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -80,6 +80,19 @@ def run(argv: Sequence[str] | None = None) -> int:
         return _report(error, state, args)
 
 
+def was_interrupted(code: int) -> bool:
+    """Whether `run` ended with `code` because a signal arrived."""
+    return code in (INTERRUPTED, TERMINATED)
+
+
+def end_at_once(code: int) -> NoReturn:
+    """End this process now. What was said has been said; all else was closed by `run`."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
 def describe(error: BaseException, state: State) -> Problem:
     """What `error` means to the user. Holds no secrets."""
     problem = _describe(error, state)
@@ -102,9 +115,9 @@ def _describe(error: BaseException, state: State) -> Problem:
         case MMError():
             problem = Problem(error.code, error.message, error.exit_code, error.hint)
         case Terminated():
-            problem = Problem("cancelled", "Terminated.", TERMINATED, state.when_interrupted)
+            problem = Problem("cancelled", "Terminated.", TERMINATED, _how_to_go_on(state))
         case KeyboardInterrupt() | click.Abort() | EOFError():
-            problem = Problem("cancelled", "Interrupted.", INTERRUPTED, state.when_interrupted)
+            problem = Problem("cancelled", "Interrupted.", INTERRUPTED, _how_to_go_on(state))
         case click.UsageError():
             path = error.ctx.command_path if error.ctx else "mm"
             problem = Problem("usage", error.format_message(), 2, f"see `{path} --help`")
@@ -116,6 +129,10 @@ def _describe(error: BaseException, state: State) -> Problem:
             message = f"Internal error: {type(error).__name__}: {error}"
             problem = Problem("internal", message, 1, _INTERNAL_HINT)
     return problem
+
+
+def _how_to_go_on(state: State) -> str | None:
+    return None if state.when_interrupted is None else state.when_interrupted()
 
 
 def _report(error: BaseException, state: State, args: list[str]) -> int:
@@ -145,6 +162,9 @@ def _show(problem: Problem, state: State, args: list[str]) -> None:
 
 
 def _lines(problem: Problem) -> Iterator[str]:
+    if problem.code == "cancelled" and problem.hint:
+        yield f"{problem.message.rstrip('.')}: {problem.hint}"
+        return
     plain = problem.code in ("internal", "cancelled")
     yield (problem.message if plain else f"Error: {problem.message}")
     for name, part in problem.parts.items():

@@ -33,7 +33,7 @@ class State:
     color: str = "auto"
     no_progress: bool = False
     offline: bool = False
-    when_interrupted: str | None = None
+    when_interrupted: Callable[[], str] | None = None
     so_far: dict[str, Any] = field(default_factory=dict)
     overrides: dict[str, Any] = field(default_factory=dict)
 

@@ -17,8 +17,6 @@ from mm_core.exceptions import CancelledError, MMError, PartialError
 if TYPE_CHECKING:
     from mm_core.schemas import Plan, Pulled
 
-_GO_ON = "what is stored so far is kept: run the same command again to go on"
-
 
 @command(
     "pull",
@@ -66,7 +64,6 @@ def pull(
     """
     request["model_type"] = _model_type(request["model_type"])
     backends: list[str | None] = [*to] or [None]
-    state.when_interrupted = _GO_ON
     with make_reporter(state) as reporter, state.manager(reporter) as manager:
 
         def one(backend: str | None) -> dict[str, Any]:
@@ -104,7 +101,6 @@ def push(
 
     The same folder pushed again is the same version: nothing moves.
     """
-    state.when_interrupted = _GO_ON
     with make_reporter(state) as reporter, state.manager(reporter) as manager:
         pulled = manager.push(folder, model_id, model_type=_model_type(model_type), **options)
         document = _pulled(pulled)
@@ -130,7 +126,6 @@ def get(state: State, /, reference: str, folder: Path | None, jobs: int | None) 
     A model on a local backend is used where it is, after a look at the sizes; what
     is brought here is checked byte by byte.
     """
-    state.when_interrupted = _GO_ON
     with make_reporter(state) as reporter, state.manager(reporter) as manager:
         got = manager.get(reference, output=folder, jobs=jobs)
     path = str(got.path)
