@@ -30,7 +30,7 @@ from mm_plugins._wire import Response, Wire
 BUFFER_SIZE = 1 << 20
 MAX_REDIRECTS = 10
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _Origin = tuple[str, str, int | None]
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})

@@ -21,7 +21,7 @@ from mm_core import (
     StorageError,
     TransientError,
 )
-from mm_plugins import _wire
+from mm_plugins import _line, _wire
 from mm_plugins._wire import Wire
 from mm_plugins.http import HttpClient, Target
 
@@ -105,6 +105,12 @@ def client():
     made = HttpClient(connect_timeout=5, read_timeout=5)
     yield made
     made.close()
+
+
+@pytest.fixture(params=["kernel", "python"])
+def waits(request, monkeypatch):
+    """Whoever keeps the time of a wait."""
+    monkeypatch.setattr(_line, "_KERNEL_WAITS", _line._KERNEL_WAITS and request.param == "kernel")
 
 
 @pytest.fixture(autouse=True)
@@ -212,7 +218,7 @@ def one_then_die(server, stream):
     server.take(stream)
 
 
-def test_a_connection_that_dies_under_the_request(serve, wire):
+def test_a_connection_that_dies_under_the_request(waits, serve, wire):
     """The request goes to a fresh one once, with its whole body."""
     server = serve(one_then_die)
     body = memoryview(DATA)
@@ -264,7 +270,7 @@ def test_bytes_that_nobody_asked_for(serve, wire):
     assert server.connections == 2
 
 
-def test_closing_ends_who_waits(serve, wire):
+def test_closing_ends_who_waits(waits, serve, wire):
     """Another thread that reads gets its error at once."""
     server = serve(raw(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc", wait=True))
     response = get(wire, server.url)
@@ -278,7 +284,7 @@ def test_closing_ends_who_waits(serve, wire):
 # -- bodies --------------------------------------------------------------------------------
 
 
-def test_a_cut_comes_after_what_came(serve, wire):
+def test_a_cut_comes_after_what_came(waits, serve, wire):
     """All bytes before it are given, and then the error, whatever the size of the buffer."""
     server = serve(answers(DATA[:1_500_000], stated=len(DATA)))
     for size in (1 << 20, len(DATA)):
@@ -290,7 +296,7 @@ def test_a_cut_comes_after_what_came(serve, wire):
 
 
 @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"])
-def test_a_stall_is_noticed(serve, start):
+def test_a_stall_is_noticed(waits, serve, start):
     """No byte for the time-out, before the answer or within it, on a kept connection too."""
     wire = Wire(read_timeout=0.3)
     server = serve(raw(start, wait=True))
@@ -302,7 +308,7 @@ def test_a_stall_is_noticed(serve, start):
     wire.close()
 
 
-def test_a_reader_that_stalls_is_noticed(serve):
+def test_a_reader_that_stalls_is_noticed(waits, serve):
     """A server that takes no more bytes of a body."""
     wire = Wire(read_timeout=0.3)
     server = serve(lambda server, stream: server.closing.wait(30))
@@ -311,7 +317,7 @@ def test_a_reader_that_stalls_is_noticed(serve):
     wire.close()
 
 
-def test_slow_is_not_stalled(serve):
+def test_slow_is_not_stalled(waits, serve):
     """Each byte starts the time anew."""
     wire = Wire(read_timeout=0.5)
 
@@ -394,6 +400,7 @@ def test_interim_answers_and_folded_headers(serve, wire):
         b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
         b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000,
         b"HTTP/1.1 200 OK\r\nContent-",
@@ -410,7 +417,7 @@ def test_what_is_no_answer(serve, wire, answer):
 
 @pytest.mark.parametrize("size", [0, 5, 16 << 10, (16 << 10) + 1, 8 << 20])
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-def test_a_body_is_sent_whole(serve, wire, size, kind):
+def test_a_body_is_sent_whole(waits, serve, wire, size, kind):
     """Whatever it lies in; its length is stated once."""
     server = serve(answers())
     body = os.urandom(size)
@@ -424,7 +431,7 @@ def test_a_body_is_sent_whole(serve, wire, size, kind):
     assert server.connections == 1
 
 
-def test_a_refusal_before_the_body_was_read(serve, wire):
+def test_a_refusal_before_the_body_was_read(waits, serve, wire):
     """What the server said is told, not that it hung up."""
 
     def refuse(server, stream):
@@ -695,6 +702,7 @@ def test_a_range_into_memory_of_the_callers(serve, client):
         (f"bytes 1000-1999/{SIZE + 1}", SourceChangedError),
         ("bytes 1000-1999", IntegrityError),
         ("", IntegrityError),
+        (f"bytes 1000-1999/{'9' * 5000}", IntegrityError),
         (f"bytes 1000-1998/{SIZE}", IntegrityError),
     ],
 )
