@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import io
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -71,6 +72,7 @@ class LocalSink(ResumableSink):
         self._root = os.path.realpath(os.path.expanduser(_as_path(config.root)))
         self._durable = config.fsync
         self._swept: set[str] = set()
+        self._writing: set[str] = set()
 
     @classmethod
     def answers(cls, url: str) -> bool:
@@ -109,12 +111,7 @@ class LocalSink(ResumableSink):
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
         """Yield from one open file, which stays the same even if another takes its name."""
-        path = self._path(key)
-        with translated(key):
-            if not _staging.is_object(os.lstat(path)):
-                raise NotFoundError(f"{path} is not a file")
-            file = open(path, "rb", buffering=0)  # noqa: SIM115  # closed below, raw on purpose
-        with file:
+        with self._opened(key) as file:
             file.seek(start)
             position = start
             while end is None or position < end:
@@ -140,9 +137,9 @@ class LocalSink(ResumableSink):
         return self._walk(path, folder_key, prefix)
 
     def copy(self, source_key: str, key: str) -> None:
-        """Make a second name for the same bytes where the disk can, else copy them.
+        """Make a second name for the same bytes where the disk can, else have the system copy them.
 
-        That is safe because no file is ever changed in place.
+        A second name is safe because no file is ever changed in place.
         """
         source, target = self._path(source_key), self._path(key)
         with translated(source_key):
@@ -152,7 +149,7 @@ class LocalSink(ResumableSink):
             with translated(key):
                 self._link_over(source, target)
         except _NoLinksError:
-            self.write(key, self.read(source_key), size=None)
+            self._copy_bytes(source_key, key)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete the files, and then the folders that are empty."""
@@ -205,6 +202,16 @@ class LocalSink(ResumableSink):
         with translated(self._root):
             return _local_upload.free_bytes(self._root)
 
+    def close(self) -> None:
+        """Remove what is still being written: its threads may be stuck, and die with the process.
+
+        A write that goes on all the same fails (`TransientError`).
+        """
+        for path in tuple(self._writing):
+            if os.name != "nt":  # an open file cannot be removed there
+                _staging.remove(path)
+                _staging.remove_empty_folders(os.path.dirname(path), self._root)
+
     def url(self, key: str) -> str:
         """The absolute path."""
         return os.path.join(self._root, *check_key(key).split("/"))
@@ -227,6 +234,13 @@ class LocalSink(ResumableSink):
         folder, slash, _ = prefix.rpartition("/")
         return os.path.dirname(self._path(f"{folder}{slash}any")), folder + slash
 
+    def _opened(self, key: str) -> io.FileIO:
+        path = self._path(key)
+        with translated(key):
+            if not _staging.is_object(os.lstat(path)):
+                raise NotFoundError(f"{path} is not a file")
+            return open(path, "rb", buffering=0)
+
     @contextmanager
     def _staged(self, key: str) -> Iterator[tuple[str, _staging.Staged]]:
         target = self._path(key)
@@ -234,6 +248,8 @@ class LocalSink(ResumableSink):
         with self._tidy(folder), ExitStack() as stack:
             with translated(key):
                 new = stack.enter_context(_staging.staged(target, durable=self._durable))
+            self._writing.add(new.path)
+            stack.callback(self._writing.discard, new.path)
             self._sweep_once(folder)
             yield target, new
 
@@ -250,6 +266,12 @@ class LocalSink(ResumableSink):
         if folder not in self._swept:
             self._swept.add(folder)
             _staging.sweep(folder)
+
+    def _copy_bytes(self, source_key: str, key: str) -> None:
+        opened, staged = self._opened(source_key), self._staged(key)
+        with opened as file, staged as (target, new), translated(key):
+            new.append_file(file.fileno())
+            new.publish(target, os.replace)
 
     def _link_over(self, source: str, target: str) -> None:
         def link(path: str) -> None:

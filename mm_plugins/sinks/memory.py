@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import secrets
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import ClassVar
 
@@ -14,8 +17,12 @@ from mm_core import (
     Buffer,
     NotFoundError,
     PluginConfig,
+    ResumableSink,
     Sink,
     StoredObject,
+    UnfinishedUpload,
+    Upload,
+    UploadLostError,
     hookimpl,
 )
 from mm_plugins.sinks._keys import check_key, check_prefix, check_size
@@ -35,9 +42,72 @@ class _Store:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.objects: dict[str, tuple[bytes, datetime]] = {}
+        self.kept: dict[str, _Kept] = {}
 
 
-class MemorySink(Sink):
+@dataclasses.dataclass
+class _Kept:
+    """The parts of an unfinished upload of a file of `size` bytes."""
+
+    size: int
+    identity: str | None
+    id: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
+    parts: dict[int, bytes] = dataclasses.field(default_factory=dict)
+    modified: datetime = dataclasses.field(default_factory=lambda: datetime.now(timezone.utc))
+
+
+class MemoryUpload(Upload):
+    """Parts in the store, under their file's key. A later upload of that key takes it over."""
+
+    part_size = 4 << 20
+    readable = True
+
+    def __init__(self, store: _Store, key: str, kept: _Kept) -> None:
+        self.size = kept.size
+        self.kept = frozenset(kept.parts)
+        self._store, self._key, self._parts = store, key, kept.parts
+
+    def write_part(self, number: int, data: memoryview) -> None:
+        """Copy the bytes."""
+        part = bytes(data)
+        check_size(self._key, len(part), min(self.part_size, self.size - number * self.part_size))
+        with self._store.lock:
+            self._own().modified = datetime.now(timezone.utc)
+            self._parts[number] = part
+
+    def read_part(self, number: int, buffer: memoryview) -> None:
+        """Copy the bytes back."""
+        part = self._parts[number]
+        buffer[: len(part)] = part
+
+    def commit(self) -> None:
+        """Join the parts and store them under the lock."""
+        data = b"".join(self._parts[number] for number in sorted(self._parts))
+        check_size(self._key, len(data), self.size)
+        with self._store.lock:
+            self._own()
+            self._store.objects[self._key] = (data, datetime.now(timezone.utc))
+            del self._store.kept[self._key]
+
+    def keep(self) -> None:
+        """Nothing has to be done, and nothing is kept where nothing was stored."""
+        if not self._parts:
+            self.discard()
+
+    def discard(self) -> None:
+        """Forget the parts."""
+        with self._store.lock, suppress(UploadLostError):
+            self._own()
+            del self._store.kept[self._key]
+
+    def _own(self) -> _Kept:
+        kept = self._store.kept.get(self._key)
+        if kept is None or kept.parts is not self._parts:
+            raise UploadLostError(f"the unfinished parts of {self._key!r} were removed")
+        return kept
+
+
+class MemorySink(ResumableSink):
     """Objects in this process's memory. Sinks with the same root share them."""
 
     type = "memory"
@@ -120,6 +190,37 @@ class MemorySink(Sink):
             check_key(key)
             with self._store.lock:
                 self._store.objects.pop(key, None)
+
+    def begin_upload(self, key: str, *, size: int, identity: str | None) -> Upload | None:
+        """Take up the parts of an equal upload, or begin with none."""
+        check_key(key)
+        if size <= MemoryUpload.part_size:
+            return None
+        with self._store.lock:
+            kept = self._store.kept.get(key)
+            if kept is None or identity is None or (kept.size, kept.identity) != (size, identity):
+                kept = self._store.kept[key] = _Kept(size, identity)
+            return MemoryUpload(self._store, key, kept)
+
+    def unfinished(self, prefix: str) -> Iterator[UnfinishedUpload]:
+        """The uploads that there are at the first step."""
+        check_prefix(prefix)
+        with self._store.lock:
+            found = [
+                UnfinishedUpload(
+                    key=key, id=kept.id, modified=kept.modified,
+                    size=sum(map(len, kept.parts.values())),
+                )
+                for key, kept in self._store.kept.items() if key.startswith(prefix)
+            ]  # fmt: skip
+        yield from found
+
+    def discard_unfinished(self, upload: UnfinishedUpload) -> None:
+        """Forget the parts, if they are still those."""
+        with self._store.lock:
+            kept = self._store.kept.get(upload.key)
+            if kept is not None and kept.id == upload.id:
+                del self._store.kept[upload.key]
 
     def url(self, key: str) -> str:
         """``memory://NAME/KEY``; nobody else can open it."""

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from mm_core.testing.sinks import ResumableSinkTests, SinkTests
+from mm_core.testing.sinks import ResumableSinkTests
 from mm_plugins.sinks.local import LocalSink
 from mm_plugins.sinks.memory import MemorySink
 
@@ -25,7 +25,7 @@ class TestLocal(ResumableSinkTests):
         return LocalSink(LocalSink.Config(root=sink.root))
 
 
-class TestMemory(SinkTests):
+class TestMemory(ResumableSinkTests):
     many_keys = 1100
 
     @pytest.fixture

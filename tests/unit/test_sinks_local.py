@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from mm_core import (
     TransientError,
 )
 from mm_core.sink import read_bytes
+from mm_core.testing.material import noise
 from mm_plugins.sinks import _staging
 from mm_plugins.sinks.local import LocalSink
 
@@ -156,6 +158,27 @@ def test_a_killed_writer_leaves_nothing_that_is_seen(root, sink, monkeypatch):
     assert everything(root) == ["a", "a/file", "a/other"]
 
 
+def test_closing_removes_what_a_stuck_writer_has_begun(root, sink):
+    """A thread that hangs in its source leaves nothing behind; its write fails if it goes on."""
+    stuck, go_on = threading.Event(), threading.Event()
+
+    def chunks():
+        yield b"x"
+        stuck.set()
+        go_on.wait(10)
+        yield b"y"
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(sink.write, "a/file", chunks(), size=None)
+        stuck.wait(10)
+        sink.close()
+        assert everything(root) == []
+        go_on.set()
+        with pytest.raises(TransientError):
+            writing.result()
+    assert everything(root) == []
+
+
 def test_what_a_killed_writer_left_does_not_keep_a_folder(root, sink, monkeypatch):
     """Deleting the last file removes the folder, stale unfinished files and all."""
     writer = start_writer(root)
@@ -285,6 +308,58 @@ def test_without_hard_links_there_is_no_create(sink, root, monkeypatch):
     sink.put("b", b"x" * 3_000_000)
     sink.copy("b", "c/d")
     assert read_bytes(sink, "c/d") == b"x" * 3_000_000
+    assert everything(root) == ["b", "c", "c/d"]
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("copied", [None, 0, 1_000_000])
+def test_a_copy_without_links_is_made_by_the_system_or_by_hand(
+    root, sink, monkeypatch, code, copied
+):
+    """Whatever the disk cannot do, and wherever its own copying stops, the copy is whole."""
+    data = noise(3_000_001)
+
+    def fail(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    real, done = os.copy_file_range, []
+
+    def some(source, target, count):
+        if done or not copied:
+            done.append(0)
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        done.append(real(source, target, copied))
+        return done[0]
+
+    monkeypatch.setattr(os, "link", fail)
+    if copied is not None:
+        monkeypatch.setattr(os, "copy_file_range", some)
+    sink.put("b", data)
+    sink.put("c/d", b"before")
+    sink.copy("b", "c/d")
+    assert read_bytes(sink, "c/d") == data
+    assert everything(root) == ["b", "c", "c/d"]
+    assert not (root / "b").samefile(root / "c" / "d")
+
+
+def test_a_copy_that_fills_the_disk_changes_nothing(root, sink, monkeypatch):
+    """What stood there stands, and nothing is left."""
+
+    def fail(code):
+        def call(*_, **__):
+            raise OSError(code, os.strerror(code))
+
+        return call
+
+    monkeypatch.setattr(os, "link", fail(errno.EXDEV))
+    monkeypatch.setattr(os, "copy_file_range", fail(errno.ENOSPC))
+    sink.put("b", b"new")
+    sink.put("c/d", b"before")
+    with pytest.raises(StorageError):
+        sink.copy("b", "c/d")
+    with pytest.raises(StorageError):
+        sink.copy("b", "e/f")
+    assert read_bytes(sink, "c/d") == b"before"
     assert everything(root) == ["b", "c", "c/d"]
 
 
