@@ -71,4 +71,5 @@ def _lines(collected: Collected) -> Iterator[str]:
     yield from output.table(("UNFINISHED", "AGE", "SIZE"), rows)
     count = len(collected.leftovers)
     uploads = f"{count} unfinished upload{'s' * (count > 1)}"
-    yield f"{uploads}, {output.size(collected.known_bytes)}: {done}{stay}"
+    size = f", {output.size(collected.known_bytes)}" if collected.known_bytes else ""
+    yield f"{uploads}{size}: {done}{stay}"
