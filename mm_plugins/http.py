@@ -187,9 +187,8 @@ class _Range:
     def readinto(self, buffer: memoryview, /) -> int:
         if self._response is None or self._left == 0:
             return 0
-        while self._skip and len(buffer):
-            passed = self._response.readinto(buffer[: min(self._skip, len(buffer))])
-            self._skip = self._skip - passed if passed else 0
+        if self._skip:
+            self._read_over(self._response)
         wanted = len(buffer) if self._left is None else min(self._left, len(buffer))
         count = self._response.readinto(buffer[:wanted])
         if self._left is None:
@@ -205,6 +204,12 @@ class _Range:
     def close(self) -> None:
         if self._response is not None:
             self._response.close()
+
+    def _read_over(self, response: Response) -> None:
+        waste = memoryview(bytearray(min(self._skip, BUFFER_SIZE)))
+        while self._skip:
+            passed = response.readinto(waste[: min(self._skip, len(waste))])
+            self._skip = self._skip - passed if passed else 0
 
 
 def error_for(status: int, headers: Mapping[str, str], url: str, *, moved: bool = False) -> MMError:
