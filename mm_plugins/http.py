@@ -30,6 +30,11 @@ from mm_plugins._wire import Response, Wire
 BUFFER_SIZE = 1 << 20
 MAX_REDIRECTS = 10
 
+LINK_SECONDS = 300.0
+"""How long it is remembered where a redirect led. One that ends before is asked for anew."""
+
+_OWN_HEADERS = {"Accept-Encoding": "identity", "User-Agent": "model-manager"}
+
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _Origin = tuple[str, str, int | None]
 
@@ -73,6 +78,7 @@ class HttpClient:
 
     def __init__(self, *, connect_timeout: float = 10.0, read_timeout: float = 60.0) -> None:
         self._wire = Wire(connect_timeout=connect_timeout, read_timeout=read_timeout)
+        self._links: dict[str, tuple[str, float]] = {}
         self._without_ranges: set[_Origin] = set()
 
     def head(self, target: Target, *, method: str = "HEAD", range: str | None = None) -> Head:
@@ -108,9 +114,10 @@ class HttpClient:
         headers = {} if (start, stop) == (0, None) else {"Range": f"bytes={start}-{last}"}
         if start and (validator := _validator(target)):
             headers["If-Range"] = validator
-        response = self._follow("GET", target, headers)
+        response = self._by_link(target, headers) or self._follow("GET", target, headers)
         try:
             _check_answer(response, target, start)
+            self._remember_link(response, target)
             if response.status == 206:
                 stop = _check_content_range(response, target, start, stop)
             elif headers:
@@ -146,6 +153,34 @@ class HttpClient:
         """Close all connections; who still reads one gets a `TransientError`."""
         self._wire.close()
 
+    def _by_link(self, target: Target, headers: Mapping[str, str]) -> Response | None:
+        """The answer from where the target's URL led a moment ago; None where that is over.
+
+        A hub counts how often it is asked, and every range of a large file would ask.
+        """
+        link, until = self._links.get(target.url, ("", 0.0))
+        if time.monotonic() > until:
+            self._links.pop(target.url, None)
+            return None
+        if target.allow is not None:
+            target.allow(link)
+        try:
+            response = self._wire.request("GET", link, {**_OWN_HEADERS, **headers})
+        except MMError:
+            self._links.pop(target.url, None)
+            raise
+        if response.status in (200, 206):
+            return response
+        self._links.pop(target.url, None)
+        response.close()
+        return None
+
+    def _remember_link(self, response: Response, target: Target) -> None:
+        """Note where another origin has the bytes of a URL that never changes its meaning."""
+        known = self._links.get(target.url)
+        if target.immutable and known is None and not same_origin(response.url, target.url):
+            self._links[target.url] = (response.url, time.monotonic() + LINK_SECONDS)
+
     def _remember_no_ranges(self, response: Response, target: Target) -> None:
         self._without_ranges.update((_origin(response.url), _origin(target.url)))
 
@@ -155,7 +190,7 @@ class HttpClient:
         They do not come back with a redirect back, whose path another host chose.
         """
         url, theirs = target.url, target.headers
-        own = {"Accept-Encoding": "identity", "User-Agent": "model-manager", **headers}
+        own = {**_OWN_HEADERS, **headers}
         for _ in range(MAX_REDIRECTS + 1):
             if target.allow is not None:
                 target.allow(url)

@@ -161,6 +161,26 @@ def test_an_expired_link_is_asked_for_again(hub, local):
         assert manager.pull("hf://org/m").fetched_bytes == len(WEIGHTS)
 
 
+def test_the_hub_is_asked_once_where_the_ranges_of_a_file_are():
+    """A link is used for all ranges, until it is refused: then the hub is asked for another."""
+    with HubServer(redirect_lfs=True) as hub:
+        hub.add_repo("org/m", files={"w.bin": WEIGHTS})
+        source = HuggingFaceSource(HuggingFaceSource.Config(endpoint=hub.endpoint))
+        (file,) = snapshot(source).files
+        step = len(WEIGHTS) // 5 + 1
+
+        def read_all():
+            hub.requests.clear()
+            ranges = range(0, len(WEIGHTS), step)
+            assert b"".join(read(source, file, at, at + step) for at in ranges) == WEIGHTS
+            return [r.origin for r in hub.requests]
+
+        assert read_all() == ["hub", *["other"] * 5]
+        assert read_all() == ["other"] * 5
+        hub.faults.append(Fault("w.bin", kind="403"))
+        assert read_all() == ["other", "hub", *["other"] * 5]
+
+
 def test_gated(hub, source, monkeypatch):
     """Gated: an error that says how to get in; with the owner's leave it is read."""
     hub.add_repo("org/m", files={"w.bin": WEIGHTS}, gated=True, token=TOKEN)
