@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -31,6 +32,7 @@ def main() -> None:
         for scenario in chosen:
             print(f"{scenario.name:18} {scenario.title}")
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers and folders go away, too
     their = peers.install()
     about = report.machine(their)
     every: list[Results] = []

@@ -17,7 +17,7 @@ from typing import Any
 from paired.measure import Usage
 from paired.peers import Peers
 from paired.runner import Results, gigabytes
-from paired.ways import HF, HF_AWS, LIMIT
+from paired.ways import HF, HF_AWS
 
 OURS = ("model-manager", "fsspec", "s3fs", "obstore", "huggingface_hub", "hf-xet", "urllib3")
 
@@ -142,7 +142,7 @@ def _row(results: Results, name: str, usages: Sequence[Usage]) -> list[str]:
     disk = statistics.median(usage.disk_mib for usage in usages)
     row = [name, f"{wall:.2f} ({min(walls):.2f} to {max(walls):.2f})"]
     row += [
-        _ratio(wall, _median(results, LIMIT.name)),
+        _ratio(wall, _median(results, results.scenario.ways[0].name)),
         _ratio(_median(results, _rival(results)), wall),
     ]
     row += [f"{cpu:.2f}", f"{peak:.0f}", f"{disk:.0f}"]

@@ -15,7 +15,7 @@ from paired import servers
 from paired.checks import WrongBytesError, check_folder, check_store
 from paired.inputs import Repo, make_repo
 from paired.measure import CommandError, Usage, run
-from paired.scenarios import LOCAL, WEED, Scenario, Shape
+from paired.scenarios import LOCAL, NOTHING, WEED, Scenario, Shape
 from paired.servers import Certificate
 from paired.ways import Tools, Trip, Way
 
@@ -48,30 +48,40 @@ class Runner:
 
     def run(self, scenario: Scenario, rounds: int) -> Results:
         """Measure every way `rounds` times, in turns."""
-        repo = self._repo(scenario)
-        results = Results(scenario, repo.size, self._dd_mib)
-        results.usages = {way.name: [] for way in scenario.ways}
         with ExitStack() as stack:
-            certificate = self._certify() if scenario.tls else None
-            folder = self._fresh("origin")
-            hub = stack.enter_context(
-                servers.origin(folder, self._work / "repos", [repo], certificate)
-            )
+            start = stack.enter_context(self._origin(scenario))
+            results = Results(scenario, start.repo.size, self._dd_mib)
+            results.usages = {way.name: [] for way in scenario.ways}
             if scenario.checked:
-                self._check(scenario, repo, hub, certificate, results)
-            store = stack.enter_context(self._store(scenario, certificate, keep=False))
+                self._check(start, results)
+            store = stack.enter_context(self._store(scenario, start.certificate, keep=False))
+            start = replace(start, store=store, jobs=scenario.jobs)
             for turn in range(min(rounds, scenario.most_rounds)):
                 _say(f"{scenario.name}: round {turn + 1}")
                 results.dd_seconds.append(self._dd())
                 for way in self._random.sample(scenario.ways, len(scenario.ways)):
-                    trip = self._trip(repo, hub, store, certificate)
+                    trip = self._trip(start)
                     with self._noting_failure(results, way, trip):
-                        self._measure(scenario, way, trip, results)
+                        self._measure(way, trip, results)
         return results
 
-    def _measure(self, scenario: Scenario, way: Way, trip: Trip, results: Results) -> None:
-        trip = replace(trip, jobs=scenario.jobs, by_ranges=scenario.by_ranges)
-        with self._lines(scenario.shape, trip) as (shaped, lines):
+    @contextmanager
+    def _origin(self, scenario: Scenario) -> Iterator[Trip]:
+        """The origin of a scenario, up, and all that its trips have in common."""
+        folder = self._fresh("origin")
+        start = Trip(tools=self._tools, scratch=folder, by_ranges=scenario.by_ranges)
+        if scenario.store == NOTHING:
+            with servers.xet_hub(folder, sum(scenario.sizes)) as (hub, repo, xet_hash):
+                yield replace(start, hub=hub, repo=repo, xet_hash=xet_hash)
+            shutil.rmtree(folder)
+            return
+        repo = self._repo(scenario)
+        certificate = self._certify() if scenario.tls else None
+        with servers.origin(folder, self._work / "repos", [repo], certificate) as hub:
+            yield replace(start, hub=hub, repo=repo, certificate=certificate)
+
+    def _measure(self, way: Way, trip: Trip, results: Results) -> None:
+        with self._lines(results.scenario.shape, trip) as (shaped, lines):
             usage = self._go(way, shaped)
         results.usages[way.name].append(usage)
         if lines:
@@ -79,24 +89,18 @@ class Runner:
             results.connections.setdefault(way.name, []).append(most)
         _say(f"  {way.name:36} {usage.wall:8.2f} s")
 
-    def _check(
-        self,
-        scenario: Scenario,
-        repo: Repo,
-        hub: str,
-        certificate: Certificate | None,
-        results: Results,
-    ) -> None:
-        with self._store(scenario, certificate, keep=True) as store:
+    def _check(self, start: Trip, results: Results) -> None:
+        scenario = results.scenario
+        with self._store(scenario, start.certificate, keep=True) as store:
             for way in scenario.ways:
                 _say(f"{scenario.name}: check the bytes of {way.name}")
-                trip = self._trip(repo, hub, store, certificate)
+                trip = self._trip(replace(start, store=store))
                 with self._noting_failure(results, way, trip):
-                    self._go(way, replace(trip, by_ranges=scenario.by_ranges))
+                    self._go(way, trip)
                     if store is None:
-                        check_folder(repo, trip.to)
+                        check_folder(trip.repo, trip.to)
                     else:
-                        check_store(repo, store, trip.prefix, certificate)
+                        check_store(trip.repo, store, trip.prefix, trip.certificate)
         results.checked = True
 
     @contextmanager
@@ -114,26 +118,16 @@ class Runner:
         environment = trip.environment()
         return run(way.commands(trip), environment, trip.scratch / "log.txt")
 
-    def _trip(
-        self, repo: Repo, hub: str, store: str | None, certificate: Certificate | None
-    ) -> Trip:
+    def _trip(self, start: Trip) -> Trip:
         scratch = self._fresh("trip")
         scratch.mkdir()
-        return Trip(
-            repo=repo,
-            hub=hub,
-            store=store,
-            prefix=scratch.name,
-            scratch=scratch,
-            tools=self._tools,
-            certificate=certificate,
-        )
+        return replace(start, scratch=scratch, prefix=scratch.name)
 
     @contextmanager
     def _store(
         self, scenario: Scenario, certificate: Certificate | None, *, keep: bool
     ) -> Iterator[str | None]:
-        if scenario.store == LOCAL:
+        if scenario.store in (LOCAL, NOTHING):
             yield None
         elif scenario.store == WEED:
             folder = self._fresh("weed")

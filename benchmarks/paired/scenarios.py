@@ -13,10 +13,12 @@ from paired.ways import (
     RCLONE,
     TO_LOCAL,
     TO_S3,
+    XET_PULL,
+    XET_READ,
     Way,
 )
 
-NULL, WEED, LOCAL = "nullstore", "seaweedfs", "local"
+NULL, WEED, LOCAL, NOTHING = "nullstore", "seaweedfs", "local", "nothing"
 
 CPU = (
     "The CPU: origin, store and client share it over loopback, where no wire is slower than a copy."
@@ -120,6 +122,15 @@ def scenarios(mib: int) -> list[Scenario]:
             (LIMIT, MM, HF_AWS, RCLONE),
             f"{CPU} Each byte is encrypted and decrypted twice there.",
             tls=True,
+        ),
+        Scenario(
+            "xet",
+            f"1 file of {4 * mib} MiB by Xet, from a content store in a folder to nothing",
+            (4 * mib * MIB,),
+            (XET_READ, XET_PULL),
+            "The CPU: hf_xet's own work, and a sha256.",
+            store=NOTHING,
+            checked=False,
         ),
         *_wan(eight, one, files, whole),
         *_memory(gigabyte, twenty),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -15,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from paired.inputs import OWNER, Repo
+from paired.inputs import OWNER, File, Repo
 
 KEY, SECRET, BUCKET = "benchmark", "benchmark-secret", "bench"
 
@@ -170,6 +172,33 @@ def _nginx_config(
     return text.replace(f":{port};", f":{port} ssl;") if certificate else text
 
 
+@contextmanager
+def xet_hub(folder: Path, size: int) -> Iterator[tuple[str, Repo, str]]:
+    """A hub that offers one file of `size` bytes by Xet: its URL, what it has, the Xet hash."""
+    folder.mkdir(parents=True)
+    script = Path(__file__).with_name("xet.py")
+    command = [sys.executable, str(script), "serve", str(folder / "cas"), str(size)]
+    with (folder / "hub.log").open("wb") as log:
+        server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
+        )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    try:
+        url, told = server.stdout.readline().decode().strip(), server.stdout.readline()
+        if not told:
+            raise SystemExit(f"no hub with Xet: {(folder / 'hub.log').read_text()[-3000:]}")
+        file = json.loads(told)
+        yield (
+            url,
+            Repo("xet", folder / "cas", (File("model.safetensors", size, file["sha256"]),)),
+            file["hash"],
+        )
+    finally:
+        server.stdin.close()
+        server.wait()
+
+
 # -- stores --------------------------------------------------------------------------------
 
 
@@ -199,30 +228,46 @@ def seaweed(weed: Path, folder: Path) -> Iterator[str]:
     ]
     config = folder / "s3.json"
     config.write_text(json.dumps({"identities": identities}))
-    master, volume, filer, s3 = (_weed_port() for _ in range(4))
+    master, volume, filer, s3 = _weed_ports(4)
     command = [str(weed), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
     command += [f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"]
-    command += ["-s3", f"-s3.port={s3}", "-s3.port.iceberg=0", f"-s3.config={config}"]
+    command += ["-s3", f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    command += [f"-s3.config={config}", f"-s3.localSocket={folder}/s3.sock"]
+    command += [f"-filer.localSocket={folder}/filer.sock"]
     command += ["-volume.max=200", "-master.volumeSizeLimitMB=1024"]
     with (folder / "weed.out").open("wb") as out:
         server = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
         )
     try:
-        wait_for(s3, server, 60)
         url = f"http://127.0.0.1:{s3}"
-        _make_bucket(url)
+        try:
+            wait_for(s3, server, 60)
+            _make_bucket(url)
+        except OSError as error:
+            log = (folder / "weed.out").read_text(errors="replace")
+            raise SystemExit(f"SeaweedFS does not come up: {error}\n{log[-3000:]}") from error
         yield url
     finally:
         server.terminate()
         server.wait()
 
 
-def _weed_port() -> int:
-    """A port whose gRPC twin, 10,000 above, exists."""
-    while (port := free_port()) >= 55_000:
-        pass
-    return port
+def _weed_ports(count: int) -> list[int]:
+    """Ports that are free, as are their gRPC twins, 10,000 above; no client's port lies there."""
+    found = random.Random().sample(range(11_000, 22_000), 1000)
+    free = (port for port in found if _is_free(port) and _is_free(port + 10_000))
+    return [next(free) for _ in range(count)]
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def _make_bucket(url: str, patience: float = 60) -> None:

@@ -1,11 +1,12 @@
 """The ways to bring a repository to a place: each is the commands of one of them.
 
 Signing is equal: no way signs or hashes the payload for S3, but for the one
-that says so. Xet is off everywhere.
+that says so. Xet is off but where it is what is measured.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ from paired.inputs import Repo
 from paired.native import Native
 from paired.peers import Peers
 from paired.servers import BUCKET, KEY, SECRET, Certificate
+
+NO_REPO = Repo("none", Path(), ())
 
 Commands = Sequence[Sequence[str]]
 
@@ -37,18 +40,20 @@ class Tools:
 class Trip:
     """One run of one way: from where to where, and the fresh folder that it may use.
 
-    Without a `store` the place is the folder `to`.
+    Without a `store` the place is the folder `to`. With a `xet_hash` the
+    repository has one file, and its folder is the content store.
     """
 
-    repo: Repo
-    hub: str
-    store: str | None
-    prefix: str
-    scratch: Path
     tools: Tools
+    scratch: Path
+    repo: Repo = NO_REPO
+    hub: str = ""
+    store: str | None = None
+    prefix: str = ""
     certificate: Certificate | None = None
     jobs: int | None = None
     by_ranges: bool = False
+    xet_hash: str | None = None
 
     @property
     def to(self) -> Path:
@@ -80,7 +85,7 @@ class Trip:
             "TMPDIR": str(temporary),
             "HF_HOME": str(home / "hf"),
             "HF_ENDPOINT": self.hub,
-            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_XET": "0" if self.xet_hash else "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "AWS_ACCESS_KEY_ID": KEY,
@@ -134,8 +139,8 @@ def _limit(trip: Trip, *options: str) -> Commands:
         command += ["--ranges"]
     if trip.certificate:
         command += ["--ca", str(trip.certificate.cert)]
-    if trip.jobs:
-        command += ["--threads", str(trip.jobs)]
+    if trip.jobs:  # two for each connection's worth: one receives while the other's request travels
+        command += ["--threads", str(2 * trip.jobs)]
     return [[*command, *options]]
 
 
@@ -206,6 +211,21 @@ def _rclone(trip: Trip) -> Commands:
     return [[*command, *(["--ca-cert", str(trip.certificate.cert)] if trip.certificate else [])]]
 
 
+# -- Xet ------------------------------------------------------------------------------------
+
+_XET = str(Path(__file__).with_name("xet.py"))
+
+
+def _xet_read(trip: Trip) -> Commands:
+    (file,) = trip.repo.files
+    described = {"hash": trip.xet_hash, "size": file.size, "sha256": file.sha256}
+    return [[sys.executable, _XET, "read", str(trip.repo.folder), json.dumps(described)]]
+
+
+def _xet_pull(trip: Trip) -> Commands:
+    return [[sys.executable, _XET, "pull", trip.hub]]
+
+
 LIMIT = Way("limit (C)", _limit)
 LIMIT_FSYNC = Way("limit (C), fsync", lambda trip: _limit(trip, "--fsync"))
 MM = Way("mm pull", _mm)
@@ -215,6 +235,8 @@ HF_AWS = Way("hf download, aws s3 cp --recursive", _hf_then_aws)
 HF_AWS_EACH = Way("hf download, aws s3 cp each file", _hf_then_aws_each)
 HF_AWS_SIGNED = Way("hf download, aws s3 cp (signed)", _hf_then_aws_signed)
 RCLONE = Way("rclone copyurl (no hash)", _rclone)
+XET_READ = Way("hf_xet's stream, sha256", _xet_read)
+XET_PULL = Way("pull into a sink that takes all", _xet_pull)
 
 TO_S3 = (LIMIT, MM, HF_AWS, HF_AWS_SIGNED, RCLONE)
 TO_LOCAL = (LIMIT, LIMIT_FSYNC, MM, HF, HF_SHA256, RCLONE)
