@@ -90,6 +90,11 @@ class Direct:
         """Whether TLS keeps the bytes whole on their way."""
         return self._known.part.secure
 
+    @property
+    def checksums(self) -> bool:
+        """Whether checksums may be sent: the AWS configuration may say that no store wants them."""
+        return self._known.checksums
+
     def put_part(
         self, name: str, key: str, upload: str, number: int, data: Buffer, *, checksum: bool
     ) -> dict[str, str]:
@@ -97,9 +102,9 @@ class Direct:
         query = f"partNumber={number}&uploadId={encoded(upload, safe='')}"
         return self._put(self._known.part, name, key, query, data, checksum=checksum)
 
-    def put(self, name: str, key: str, data: Buffer) -> dict[str, str]:
+    def put(self, name: str, key: str, data: Buffer, *, checksum: bool) -> dict[str, str]:
         """Store an object; likewise."""
-        return self._put(self._known.put, name, key, "", data, checksum=True)
+        return self._put(self._known.put, name, key, "", data, checksum=checksum)
 
     def get(
         self, name: str, key: str, start: int, end: int | None, etags: set[str]
@@ -150,7 +155,7 @@ class Direct:
         self, route: Route, name: str, key: str, query: str, data: Buffer, *, checksum: bool
     ) -> dict[str, str]:
         headers = {}
-        if checksum and self._known.checksums:
+        if checksum:
             headers["x-amz-checksum-crc32"] = crc32_of(data)
         with closing(self._send(route, name, key, query, headers=headers, body=data)) as answer:
             answer.read(_ERROR_LIMIT)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from mm_core import (
     AuthError,
@@ -26,6 +26,8 @@ from mm_plugins.sinks._s3_errors import RangeError
 _READ = 4 << 20
 _FOR_PARTS = ("SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5")
 
+T = TypeVar("T")
+
 
 class S3Objects:
     """Keys, calls, and what S3 says of what it holds. `extra` goes along with each write."""
@@ -38,6 +40,8 @@ class S3Objects:
         self.base = base
         self.extra = extra
         self.direct = direct
+        self.lists_checksums: bool | None = None
+        self._refuses_checksums = False
 
     def name(self, key: str) -> str:
         """``s3://bucket/prefix/key``."""
@@ -78,28 +82,35 @@ class S3Objects:
         """Store an object by one PUT, tried again; `IntegrityError` if S3 holds other bytes."""
         name = self.name(key)
 
-        def send() -> bool:
-            answer = self.direct.put(name, self.base + key, data)
-            return self._arrived(answer, data)
+        def send(checksum: bool) -> Mapping[str, Any]:
+            return self.direct.put(name, self.base + key, data, checksum=checksum)
 
         def by_s3fs() -> bool:
             answer = self.call("put_object", key, Body=data, attempts=1, **self.extra)
             return not holds_other_bytes(answer, md5_of(data))
 
-        if not persist(lambda: or_by_s3fs(self.direct, send, by_s3fs)):
+        def directly() -> bool:
+            return self._arrived(self._with_checksum(send), data)
+
+        if not persist(lambda: or_by_s3fs(self.direct, directly, by_s3fs)):
             self.delete([{"Key": self.base + key}])
             raise IntegrityError(f"{name}: S3 stored other bytes than were sent")
 
     def put_part(
-        self, key: str, upload: str, number: int, data: Buffer, *, checksum: bool
+        self, key: str, upload: str, number: int, data: Buffer, *, composite: bool
     ) -> dict[str, Any]:
-        """Store a part of an upload by one try; what ends the upload with it."""
+        """Store a part of an upload by one try; what ends the upload with it.
+
+        An upload that was begun as `composite` takes no part without a checksum.
+        """
         name = self.name(key)
 
-        def send() -> tuple[Mapping[str, Any], bool]:
-            answer = self.direct.put_part(
-                name, self.base + key, upload, number, data, checksum=checksum
-            )
+        def send(checksum: bool) -> Mapping[str, Any]:
+            whole = self.base + key
+            return self.direct.put_part(name, whole, upload, number, data, checksum=checksum)
+
+        def directly() -> tuple[Mapping[str, Any], bool]:
+            answer = send(True) if composite else self._with_checksum(send)
             return answer, self._arrived(answer, data)
 
         def by_s3fs() -> tuple[Mapping[str, Any], bool]:
@@ -116,7 +127,7 @@ class S3Objects:
             )
             return answer, not holds_other_bytes(answer, md5_of(data))
 
-        answer, arrived = or_by_s3fs(self.direct, send, by_s3fs)
+        answer, arrived = or_by_s3fs(self.direct, directly, by_s3fs)
         if not arrived:
             raise TransientError(f"{name}: part {number} was damaged on its way")
         return part_of(number, answer)
@@ -159,6 +170,17 @@ class S3Objects:
         if sent is not None and told is not None:
             return bool(sent == told)
         return self.direct.secure or not holds_other_bytes(answer, md5_of(data))
+
+    def _with_checksum(self, send: Callable[[bool], T]) -> T:
+        """`send` with a checksum; without, from when a store has refused one and taken none."""
+        if self._refuses_checksums or not self.direct.checksums:
+            return send(False)
+        try:
+            return send(True)
+        except StorageError:
+            answer = send(False)
+            self._refuses_checksums = True
+            return answer
 
     def _delete(self, names: Sequence[Mapping[str, str]]) -> None:
         batch = {"Objects": names, "Quiet": True}

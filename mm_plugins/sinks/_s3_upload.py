@@ -28,16 +28,21 @@ _log = logging.getLogger(__name__)
 _PAGE = 1000
 _AT_ONCE = 8
 _CRC32 = {"ChecksumAlgorithm": "CRC32"}
+_PLAIN = ("PartNumber", "ETag")
+_WITH_CHECKSUM = (*_PLAIN, "ChecksumCRC32")
 
 
 class Multipart:
-    """One multipart upload under `key`, and the parts that S3 has taken. Any thread may send."""
+    """One multipart upload under `key`, and the parts that S3 has taken. Any thread may send.
 
-    def __init__(self, objects: S3Objects, key: str, id: str, *, checksum: bool) -> None:
+    A `composite` one was begun with a checksum, and is ended with those of its parts.
+    """
+
+    def __init__(self, objects: S3Objects, key: str, id: str, *, composite: bool = False) -> None:
         self._objects = objects
         self._key = key
         self._id = id
-        self._checksum = checksum
+        self._composite = composite
         self._parts: dict[int, dict[str, Any]] = {}
 
     @property
@@ -48,7 +53,7 @@ class Multipart:
     def send(self, number: int, data: Buffer) -> None:
         """Store one part by one try. `UploadLostError` where S3 has forgotten the upload."""
         self._parts[number] = self._objects.put_part(
-            self._key, self._id, number, data, checksum=self._checksum
+            self._key, self._id, number, data, composite=self._composite
         )
 
     def copy(self, number: int, source: Mapping[str, str], start: int, end: int) -> None:
@@ -71,9 +76,9 @@ class Multipart:
                 "list_parts", self._key, UploadId=self._id, MaxParts=_PAGE, **more
             )
             algorithm = page.get("ChecksumAlgorithm")
-            if algorithm not in (None, "CRC32"):
+            if algorithm not in (None, *_CRC32.values()):
                 raise StorageError(f"{self._objects.name(self._key)}: an upload of another kind")
-            self._checksum = algorithm is not None
+            self._composite = algorithm is not None
             for part in page.get("Parts", ()):
                 if part["Size"] == size_of(part["PartNumber"]):
                     self._parts[part["PartNumber"]] = part_of(part["PartNumber"], part)
@@ -93,7 +98,11 @@ class Multipart:
 
     def _complete(self) -> None:
         """Where the answer is lost, what stands there tells whether it was done."""
-        parts = [self._parts[number] for number in sorted(self._parts)]
+        told = _WITH_CHECKSUM if self._composite else _PLAIN
+        parts = [
+            {name: part[name] for name in told if name in part}
+            for _, part in sorted(self._parts.items())
+        ]
         try:
             self._objects.call(
                 "complete_multipart_upload",
@@ -127,8 +136,17 @@ class S3Upload(Upload):
         self._multipart.send(number + 1, data)
 
     def commit(self) -> None:
-        """End the upload, and compare the size of what stands there."""
-        self._multipart.complete()
+        """End the upload, and compare the size of what stands there.
+
+        `UploadLostError` where S3 does not end an upload with the parts it had kept.
+        """
+        try:
+            self._multipart.complete()
+        except StorageError as error:
+            if not self.kept:
+                raise
+            self._multipart.abort()
+            raise UploadLostError(f"{error}: its parts were given up") from error
         self._objects.check_stored(self._key, self.size)
 
     def keep(self) -> None:
@@ -140,19 +158,21 @@ class S3Upload(Upload):
 
 
 def begin(objects: S3Objects, key: str) -> Multipart:
-    """A new upload, with CRC32 where the store knows it."""
-    checksum = objects.direct.available()
-    try:
-        extra = {**objects.extra, **_CRC32} if checksum else objects.extra
-        answer = objects.call("create_multipart_upload", key, **extra)
-    except (AuthError, NotFoundError):
-        raise
-    except StorageError:
-        if not checksum:
-            raise
-        checksum = False
-        answer = objects.call("create_multipart_upload", key, **objects.extra)
-    return Multipart(objects, key, answer["UploadId"], checksum=checksum)
+    """A new upload, with CRC32 where the store also lists the checksums of parts.
+
+    Without that list, an upload with checksums could not be taken up again: its end
+    asks for those of all parts.
+    """
+    wanted = objects.direct.available() and objects.direct.checksums
+    if wanted and objects.lists_checksums is None:
+        tried = _begin_listed(objects, key)
+        objects.lists_checksums = tried is not None
+        if tried is not None:
+            return tried
+    composite = wanted and objects.lists_checksums is True
+    extra = {**objects.extra, **(_CRC32 if composite else {})}
+    answer = objects.call("create_multipart_upload", key, **extra)
+    return Multipart(objects, key, answer["UploadId"], composite=composite)
 
 
 def take_up(
@@ -164,7 +184,7 @@ def take_up(
     """
     taken = None
     for left in sorted(_left(objects, key), key=lambda left: left.modified, reverse=True):
-        multipart = Multipart(objects, key, left.id, checksum=False)
+        multipart = Multipart(objects, key, left.id)
         if taken is None and size_of is not None and _holds_parts(multipart, size_of):
             taken = multipart
         else:
@@ -206,7 +226,6 @@ def copy_in_parts(
         objects,
         key,
         objects.call("create_multipart_upload", key, **objects.extra)["UploadId"],
-        checksum=False,
     )
     with aborted_on_error(multipart):
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="mm-s3-copy") as pool:
@@ -231,6 +250,27 @@ def aborted_on_error(multipart: Multipart) -> Iterator[None]:
     except BaseException:
         multipart.abort()
         raise
+
+
+def _begin_listed(objects: S3Objects, key: str) -> Multipart | None:
+    """An upload with CRC32; None where the store refuses it or does not list it as such."""
+    try:
+        answer = objects.call("create_multipart_upload", key, **{**objects.extra, **_CRC32})
+    except StorageError as error:
+        _log.debug("the store takes no CRC32", extra={"reason": str(error)})
+        return None
+    multipart = Multipart(objects, key, answer["UploadId"], composite=True)
+    try:
+        page = objects.call("list_parts", key, UploadId=answer["UploadId"], MaxParts=1)
+    except AuthError:  # then nobody takes it up
+        return multipart
+    except BaseException:
+        multipart.abort()
+        raise
+    if page.get("ChecksumAlgorithm") == _CRC32["ChecksumAlgorithm"]:
+        return multipart
+    multipart.abort()
+    return None
 
 
 def _holds_parts(multipart: Multipart, size_of: Callable[[int], int | None]) -> bool:
