@@ -14,6 +14,7 @@ from functools import partial
 import pytest
 
 from mm_core import (
+    AuthError,
     IntegrityError,
     MMError,
     ModelManager,
@@ -270,14 +271,23 @@ def test_final_on_the_way_to_s3(hub, s3, hf, name):
     check_next_pull(hub, s3, hf)
 
 
-@pytest.mark.parametrize("backend", ["local", "s3"])
-def test_what_came_before_the_fault_is_not_fetched_again(hub, request, backend):
-    """A server that goes down in mid-file costs the rest of the file, not the file."""
+@pytest.mark.parametrize(
+    ("backend", "kind", "expected"),
+    [
+        ("local", "503", TransientError),
+        ("local", "401", AuthError),
+        ("local", "stall", TransientError),
+        ("s3", "503", TransientError),
+        ("s3", "401", AuthError),
+    ],
+)
+def test_what_came_before_the_fault_is_not_fetched_again(hub, request, backend, kind, expected):
+    """A server that goes down, or a token that expires, costs the rest of a file, not the file."""
     target = request.getfixturevalue(backend)
     hub.add_repo("org/m", files={"w.bin": WEIGHTS, "config.json": CONFIG})
-    faults = fault("cut", after_bytes=25 * MIB), fault("503", times=ALWAYS)
+    faults = fault("cut", after_bytes=25 * MIB), fault(kind, times=ALWAYS)
     error = attempt(hub, target, "hf://org/m", *faults, retries=1, connections=1)
-    assert isinstance(error, TransientError), repr(error)
+    assert isinstance(error, expected), repr(error)
     with manager_for(target) as manager:
         assert left_over(manager) > 0
     assert check_next_pull(hub, target, "hf://org/m") < len(WEIGHTS) - 16 * MIB
