@@ -31,7 +31,6 @@ LIBRARIES = (
     "pydantic",
     "PyYAML",
     "structlog",
-    "urllib3",
 )
 EXTRAS = {"s3": ("s3fs",), "gcs": ("gcsfs",), "cli": ("rich",)}
 _COLORS = {"ok": "green", "failed": "red", "info": "cyan"}

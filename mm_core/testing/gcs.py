@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mm_core.exceptions import MissingExtraError
 from mm_core.testing._process import free_port, wait_for
-from mm_core.testing.material import without_proxy
+from mm_core.testing.material import ask, without_proxy
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -70,15 +70,13 @@ class GcsServer:
 
     def make_bucket(self, name: str) -> None:
         """Make a bucket; one that is there is fine."""
-        import urllib3
-
-        answer = urllib3.PoolManager().request(
+        status, told = ask(
             "POST",
             f"{self.endpoint_url}/storage/v1/b?project=test",
-            body=json.dumps({"name": name}),
+            body=json.dumps({"name": name}).encode(),
             headers={"Content-Type": "application/json"},
         )
-        assert answer.status in (200, 409), answer.data
+        assert status in (200, 409), told
 
 
 def _find_binary() -> Path:

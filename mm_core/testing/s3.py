@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from mm_core.exceptions import MissingExtraError
 from mm_core.testing._process import free_port, wait_for
-from mm_core.testing.material import without_proxy
+from mm_core.testing.material import ask, without_proxy
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -92,11 +92,8 @@ class S3Server:
 
     def make_bucket(self, name: str) -> None:
         """Make a bucket; one that is there is fine."""
-        import urllib3
-
-        pool = urllib3.PoolManager()
-        answer = pool.request("PUT", f"{self.endpoint_url}/{name}")
-        assert answer.status in (200, 409), answer.data
+        status, told = ask("PUT", f"{self.endpoint_url}/{name}")
+        assert status in (200, 409), told
 
 
 class MinistackServer(S3Server):

@@ -38,6 +38,7 @@ from mm_core import (
 from mm_plugins._connections import is_loopback
 from mm_plugins.http import Head, HttpClient, Target, error_for
 
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _SHA256 = re.compile(r"sha256=([0-9a-fA-F]{64})")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _TRY_GET = frozenset({400, 403, 405, 501})
@@ -241,10 +242,10 @@ def _label(etag: str | None) -> str | None:
 def _size(head: Head) -> int | None:
     """From Content-Range of a ranged answer, else Content-Length; None if neither is there."""
     total = head.headers.get("content-range", "").rpartition("/")[2]
-    if total.isascii() and total.isdigit():
+    if _NUMBER.fullmatch(total):
         return int(total)
     length = head.headers.get("content-length", "")
-    return int(length) if length.isascii() and length.isdigit() and head.status == 200 else None
+    return int(length) if _NUMBER.fullmatch(length) and head.status == 200 else None
 
 
 def _refuse_host(url: str, allowed: tuple[str, ...]) -> None:
