@@ -106,6 +106,8 @@ def _signer(prepared: Prepared, signed: str, who: Credentials | None, host: str)
     scope = fields.get("Credential", "").split("/")[-4:]
     if algorithm != ALGORITHM or len(scope) != 4 or who is None:
         raise NotUnderstoodError(f"a signature by {algorithm}")
+    if prepared.headers.get("x-amz-security-token") != who.token:
+        raise NotUnderstoodError("a signature by other credentials")
     _, region, service, _ = scope
     if service != "s3":
         raise NotUnderstoodError(f"a signature for {service}")
