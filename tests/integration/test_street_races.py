@@ -46,6 +46,12 @@ def test_eight_processes_fetch_once(hub, s3):
 REQUESTS_OF_A_PULL = 3 + len(FILES)
 
 
+def _of_its_own(files: dict[str, bytes], turn: int) -> dict[str, bytes]:
+    """Other bytes of the same sizes, so that no model's files are copied from another's."""
+    mark = b"%02d" % turn
+    return {path: mark + data[2:] if len(data) > 2 else data for path, data in files.items()}
+
+
 @pytest.mark.parametrize("backend", ["local", "s3"])
 def test_sigkill_at_thirty_moments(hub, request, backend):
     """Killed at seeded moments: the registry opens, nothing wrong is offered, the next pull ends."""
@@ -56,7 +62,8 @@ def test_sigkill_at_thirty_moments(hub, request, backend):
     with ModelManager(settings, backend=target) as manager:
         for turn in range(30):
             model = f"org/m{turn}"
-            hub.add_repo(model, files={"turn.txt": model.encode(), **FILES})
+            files = {"turn.txt": model.encode(), **_of_its_own(FILES, turn)}
+            hub.add_repo(model, files=files)
             hub.requests.clear()
             process = start("pull", f"hf://{model}", "--to", target)
             hub.wait_for_requests(dice.randint(2, REQUESTS_OF_A_PULL), timeout=30)
