@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from mmap import mmap
 
 from mm_core.exceptions import CancelledError
 
@@ -17,6 +18,9 @@ class Buffers:
     it were hashed. So that those always find one, the last buffer is given only
     to a part whose turn it is: nobody waits for ever. A single part larger than
     the budget is still let through, alone.
+
+    They are mappings of their own: from the heaps of so many threads the system
+    would not get all of their memory back.
     """
 
     def __init__(self, budget: int) -> None:
@@ -24,11 +28,9 @@ class Buffers:
         self._changed = threading.Condition()
         self._used = 0
         self._largest = 0
-        self._idle: dict[int, list[bytearray]] = {}
+        self._idle: dict[int, list[mmap]] = {}
 
-    def take(
-        self, size: int, *, its_turn: Callable[[], bool], stopped: Callable[[], bool]
-    ) -> bytearray:
+    def take(self, size: int, *, its_turn: Callable[[], bool], stopped: Callable[[], bool]) -> mmap:
         """A buffer of `size` bytes, when there is one; `CancelledError` once `stopped`."""
         with self._changed:
             self._largest = max(self._largest, size)
@@ -41,9 +43,9 @@ class Buffers:
             if idle:
                 return idle.pop()
             self._make_room(size)
-        return bytearray(size)
+        return mmap(-1, size)
 
-    def give(self, buffer: bytearray) -> None:
+    def give(self, buffer: mmap) -> None:
         """Give a buffer back. Nobody may look at it any more."""
         with self._changed:
             self._used -= len(buffer)

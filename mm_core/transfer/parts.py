@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from mmap import mmap
 
 from mm_core.exceptions import CancelledError, TransientError, UploadLostError
 from mm_core.schemas import RemoteFile
@@ -56,7 +57,7 @@ class Means:
 @dataclass(slots=True, kw_only=True)
 class _Part:
     number: int
-    buffer: bytearray
+    buffer: mmap
     view: memoryview
     holders: int
     hashed: int = 0
