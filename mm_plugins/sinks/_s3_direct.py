@@ -8,6 +8,7 @@ else about S3 stays with s3fs: see docs/adr/0006.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 import time
@@ -18,6 +19,7 @@ from html import unescape
 from typing import Any, Literal, TypeVar
 
 from mm_core import Buffer, ConfigError, MMError, SourceChangedError, StorageError
+from mm_plugins._connections import _CA_VARIABLES
 from mm_plugins.sinks._s3_api import S3Api
 from mm_plugins.sinks._s3_checksums import crc32_of
 from mm_plugins.sinks._s3_errors import error_of, is_expired
@@ -221,6 +223,8 @@ class Direct:
         if any(name.startswith("Checksum") for name in self._extra):
             raise NotUnderstoodError("checksums of your own choice")
         facts = self._api.facts(self._name)
+        if facts.certificates == trusted_file():
+            facts = facts._replace(certificates=None)
         who = self._api.identity(self._name).credentials
 
         def route(method: str, **arguments: Any) -> Route:
@@ -250,6 +254,11 @@ def or_by_s3fs(direct: Direct, action: Callable[[], T], otherwise: Callable[[], 
         except ElsewhereError:
             direct.move()
     return otherwise()
+
+
+def trusted_file() -> str | None:
+    """The certificates that the environment names for our own connections, if any."""
+    return next((os.environ[name] for name in _CA_VARIABLES if os.environ.get(name)), None)
 
 
 def _wire(facts: ClientFacts) -> Any:

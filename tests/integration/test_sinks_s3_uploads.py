@@ -700,3 +700,18 @@ def test_a_large_copy_that_fails_leaves_nothing(copied, monkeypatch):
     assert read_bytes(sink, "b") == b"before"
     assert list(sink.unfinished("")) == []
     assert unquote(sink.url("b")).endswith("/b")
+
+
+def test_certificates_of_the_environment_hold_for_our_own_connections(monkeypatch, tmp_path):
+    """AWS_CA_BUNDLE alone leaves the bytes to s3fs, which knows it; both together do not."""
+    import certifi
+
+    monkeypatch.setenv("AWS_CA_BUNDLE", certifi.where())
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    options = {"key": KEY, "secret": SECRET, "endpoint_url": "https://127.0.0.1:9", "region": "x"}
+    assert not open_sink("s3://bucket/x", "auto", **options)._direct.available()
+    monkeypatch.setenv("SSL_CERT_FILE", certifi.where())
+    sink = open_sink("s3://bucket/x", "auto", **options)
+    assert sink._direct.available()
+    assert sink._direct.secure
