@@ -28,10 +28,11 @@ def bytes_by_action(stored: Sequence[StoredFile]) -> dict[str, int]:
     def total(action: Action) -> int:
         return sum(file.size for file in stored if file.action is action)
 
+    kept = sum(file.kept for file in stored)
     return {
-        "fetched_bytes": total(Action.FETCH),
+        "fetched_bytes": total(Action.FETCH) - kept,
         "copied_bytes": total(Action.COPY),
-        "present_bytes": total(Action.PRESENT),
+        "present_bytes": total(Action.PRESENT) + kept,
     }
 
 

@@ -287,7 +287,12 @@ class Plan:
             "model_type": self.model_type.value,
             "source": self.snapshot.source,
             "files": [
-                {"path": f.file.path, "size": f.file.size, "action": f.action.value}
+                {
+                    "path": f.file.path,
+                    "size": f.file.size,
+                    "action": f.action.value,
+                    "copy_from": f.copy_from,
+                }
                 for f in self.files
             ],
             "fetch_bytes": self.bytes_to(Action.FETCH),
@@ -298,13 +303,17 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFile:
-    """One file that stands in the backend, verified: the writer's own record."""
+    """One file that stands in the backend, verified: the writer's own record.
+
+    `kept` are the bytes of a fetched file that an earlier attempt had stored already.
+    """
 
     path: str
     key: str
     size: int
     sha256: str
     action: Action = Action.FETCH
+    kept: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The file as a manifest lists it."""

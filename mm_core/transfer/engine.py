@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from mm_core.exceptions import (
@@ -113,6 +113,8 @@ class _Engine:
         self._emit("started", file, 0)
         try:
             stored = self._retrying(planned)
+        except CancelledError:
+            raise
         except Exception as error:
             self._emit("failed", file, 0, str(error))
             raise
@@ -208,12 +210,13 @@ class _Engine:
             self._leave(planned, upload, parts, error)
             raise
         if parts.verified:
-            return _record(planned, upload.size, parts.sha256, Action.FETCH)
-        stored = self._read_back(planned, Action.FETCH)
-        if stored is None:
-            self.sink.delete([planned.key])
-            raise IntegrityError(f"{planned.file.path}: what was stored is not what the source has")
-        return stored
+            stored: StoredFile | None = _record(planned, upload.size, parts.sha256, Action.FETCH)
+        else:
+            stored = self._read_back(planned, Action.FETCH)
+        if stored is not None:
+            return replace(stored, kept=parts.kept)
+        self.sink.delete([planned.key])
+        raise IntegrityError(f"{planned.file.path}: what was stored is not what the source has")
 
     def _leave(
         self, planned: PlannedFile, upload: Upload, parts: PartedFile, error: BaseException

@@ -84,7 +84,8 @@ class PartedFile:
     it, slice by slice, when its turn has come, else by the one that closes the
     gap. Its buffer is free when both are done. Where an earlier attempt kept
     parts that cannot be read before the upload is committed, nothing is hashed:
-    `verified` is False, and the caller reads the whole file back.
+    `verified` is False, and the caller reads the whole file back. `kept` are the
+    bytes of the parts that were taken up.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class PartedFile:
         self.verified = upload.readable or not upload.kept
         self._skipped = frozenset() if self.verified else upload.kept
         self._state = _State(left=self._count - len(self._skipped))
+        self.kept = sum(self._length(number) for number in upload.kept)
 
     @property
     def sha256(self) -> str:
@@ -259,6 +261,7 @@ class PartedFile:
                 self._upload.read_part(number, part.view)
             except TransientError:  # it is not whole after all
                 self._means.buffers.give(part.buffer)
+                self.kept -= len(part.view)
                 self._fetch(range(number, number + 1), widen=False)
             except BaseException:
                 self._means.buffers.give(part.buffer)
@@ -274,10 +277,12 @@ class PartedFile:
             its_turn=lambda: not self.verified or self._state.turn >= number,
             stopped=self._stopped,
         )
-        length = min(size, self._upload.size - number * size)
-        return _Part(
-            number=number, buffer=buffer, view=memoryview(buffer)[:length], holders=holders
-        )
+        view = memoryview(buffer)[: self._length(number)]
+        return _Part(number=number, buffer=buffer, view=view, holders=holders)
+
+    def _length(self, number: int) -> int:
+        size = self._upload.part_size
+        return min(size, self._upload.size - number * size)
 
     # -- hashing and writing ---------------------------------------------------------
 

@@ -14,7 +14,7 @@ from mm_core.exceptions import CancelledError, UsageError
 T = TypeVar("T")
 R = TypeVar("R")
 
-GRACE = 1.5
+GRACE = 1.0
 """Seconds that running work has to clean up after it was told to stop."""
 
 _POLL = 0.1

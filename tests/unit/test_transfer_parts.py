@@ -26,6 +26,7 @@ from mm_core import (
     UploadLostError,
     UsageError,
 )
+from mm_core.manifests import bytes_by_action
 from mm_core.planning import make_plan
 from mm_core.sink import read_bytes
 from mm_core.transfer import RateLimit, TransferOptions, transfer
@@ -301,6 +302,12 @@ def test_kept_parts_are_not_fetched_again(make_sink, readable):
     assert stands(sink, source)
     assert source.fetched == len(content) - 4 * PART - 5
     assert not set(parts) & set(sink.written)
+    assert stored.kept == 4 * PART + 5
+    assert bytes_by_action([stored]) == {
+        "fetched_bytes": source.fetched,
+        "copied_bytes": 0,
+        "present_bytes": 4 * PART + 5,
+    }
     assert stored.sha256 == hashlib.sha256(content).hexdigest()
 
 
@@ -422,8 +429,10 @@ def test_cancel_keeps_what_came_and_the_next_goes_on(make_sink, readable):
 
     sink.faults = faults
     source = RangeSource({"w": content}, seed=4)
+    events = []
     with pytest.raises(CancelledError):
-        run(source, sink, cancelled=cancelled)
+        run(source, sink, cancelled=cancelled, on_event=events.append)
+    assert not [event for event in events if event.kind == "failed"]
     assert sink.ended == ["keep"]
     sink.faults = lambda _number: None
     before = source.fetched
