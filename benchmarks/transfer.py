@@ -28,6 +28,8 @@ def main() -> None:
     chosen = _chosen(scenarios(options.size_mib), options.scenario)
     if options.no_check:
         chosen = [scenario.unchecked() for scenario in chosen]
+    if options.way:
+        chosen = [scenario.only(options.way) for scenario in chosen]
     if options.list:
         for scenario in chosen:
             print(f"{scenario.name:18} {scenario.title}")
@@ -54,6 +56,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--scenario", action="append", help="a name, or what names start with")
+    parser.add_argument("--way", action="append", help="a part of a way's name, besides the limit")
     parser.add_argument("--size-mib", type=int, default=256, help="of a large file; all scale")
     parser.add_argument("--json", type=Path, help="write all figures of all rounds")
     parser.add_argument("--markdown", type=Path, help="write the report")

@@ -54,9 +54,14 @@ def _run_one(command: Sequence[str], environment: Mapping[str, str], log: Path) 
         )
     watchdog = threading.Timer(PATIENCE, process.kill)
     watchdog.start()
-    _, status, usage = os.wait4(process.pid, 0)
-    watchdog.cancel()
-    process.returncode = os.waitstatus_to_exitcode(status)
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    finally:
+        watchdog.cancel()
+        if process.returncode is None:  # we are told to end
+            process.kill()
+            process.wait()
     if process.returncode:
         raise CommandError(command, process.returncode, log.read_text(errors="replace")[-3000:])
     return usage

@@ -127,7 +127,10 @@ def as_table(results: Results) -> str:
         "",
         f"Limited by: {results.scenario.limited_by}",
         _footer(results),
-        *(f"Failed: {name}." for name in results.failures),
+        *(
+            f"FAILED: {name}: {error.strip().splitlines()[-1]}"
+            for name, error in results.failures.items()
+        ),
     ]
     return "\n".join(lines)
 

@@ -48,21 +48,14 @@ class Runner:
 
     def run(self, scenario: Scenario, rounds: int) -> Results:
         """Measure every way `rounds` times, in turns."""
-        with ExitStack() as stack:
-            start = stack.enter_context(self._origin(scenario))
+        with self._origin(scenario) as start:
             results = Results(scenario, start.repo.size, self._dd_mib)
             results.usages = {way.name: [] for way in scenario.ways}
             if scenario.checked:
                 self._check(start, results)
-            store = stack.enter_context(self._store(scenario, start.certificate, keep=False))
-            start = replace(start, store=store, jobs=scenario.jobs)
             for turn in range(min(rounds, scenario.most_rounds)):
                 _say(f"{scenario.name}: round {turn + 1}")
-                results.dd_seconds.append(self._dd())
-                for way in self._random.sample(scenario.ways, len(scenario.ways)):
-                    trip = self._trip(start)
-                    with self._noting_failure(results, way, trip):
-                        self._measure(way, trip, results)
+                self._round(replace(start, jobs=scenario.jobs), results)
         return results
 
     @contextmanager
@@ -79,6 +72,16 @@ class Runner:
         certificate = self._certify() if scenario.tls else None
         with servers.origin(folder, self._work / "repos", [repo], certificate) as hub:
             yield replace(start, hub=hub, repo=repo, certificate=certificate)
+
+    def _round(self, start: Trip, results: Results) -> None:
+        """All ways once, into a fresh store."""
+        results.dd_seconds.append(self._dd())
+        ways = results.scenario.ways
+        with self._store(results.scenario, start.certificate, keep=False) as store:
+            for way in self._random.sample(ways, len(ways)):
+                trip = self._trip(replace(start, store=store))
+                with self._noting_failure(results, way, trip):
+                    self._measure(way, trip, results)
 
     def _measure(self, way: Way, trip: Trip, results: Results) -> None:
         with self._lines(results.scenario.shape, trip) as (shaped, lines):

@@ -70,6 +70,11 @@ class Scenario:
         """The same without its round of checks."""
         return replace(self, checked=False)
 
+    def only(self, names: list[str]) -> Scenario:
+        """The same with the limit, and those ways that have one of `names` in theirs."""
+        chosen = [way for way in self.ways[1:] if any(name in way.name for name in names)]
+        return replace(self, ways=(self.ways[0], *chosen))
+
 
 def scenarios(mib: int) -> list[Scenario]:
     """All of them, with large files of `mib` MiB; 256 is the size that figures are quoted for."""
