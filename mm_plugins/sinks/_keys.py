@@ -38,6 +38,8 @@ def _check_segment(segment: str, what: str) -> None:
         raise InvalidNameError(f"{what} has the part {segment!r}, which is not allowed")
     if "\\" in segment:
         raise InvalidNameError(f"{what} holds a backslash")
+    if segment.isprintable():  # quick: thousands of keys are looked at
+        return
     for char in segment:
         if unicodedata.category(char) in ("Cc", "Cs"):
             raise InvalidNameError(f"{what} holds the control character {char!r}")
