@@ -1,7 +1,8 @@
 """Pulls that are killed, interrupted or run out of disk, again and again: the next one goes on.
 
 What all attempts fetch together is bounded: little more than the model, and for each kill what was
-on its way. With MM_SOAK=1 (``nox -s soak``) the model has 2 GB and is killed at 50 moments.
+on its way. With MM_SOAK=1 (``nox -s soak``) the model has 2 GB and is killed at 50 moments, others for
+another MM_SOAK_SEED.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 MIB = 1 << 20
 SOAK = os.environ.get("MM_SOAK") == "1"
+SEED = int(os.environ.get("MM_SOAK_SEED", "2026"))
 KILLS = 50 if SOAK else 8
 LARGE_FILES, LARGE_SIZE = (8, 250_000_000) if SOAK else (4, 40 * MIB + 12_345)
 SMALL_FILES = 200 if SOAK else 20
@@ -103,7 +105,7 @@ def test_sigkill_at_many_moments(hub, request, backend, record_property):
     hub.add_repo("org/m", files=files)
     started = time.monotonic()
     with ModelManager(backend=target) as manager:
-        attempts = kill_again_and_again(hub, target, manager, random.Random(2026), size)
+        attempts = kill_again_and_again(hub, target, manager, random.Random(SEED), size)
         if not attempts.completed:
             pull_to_the_end(target, "--connections", str(CONNECTIONS))
         wall, sent = time.monotonic() - started, hub.sent_bytes
