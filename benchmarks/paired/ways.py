@@ -93,16 +93,12 @@ class Trip:
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_CONFIG_FILE": str(aws_config),
             "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-            "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
             "RCLONE_CONFIG": str(home / "rclone.conf"),
             "RCLONE_CONFIG_STORE_TYPE": "s3",
             "RCLONE_CONFIG_STORE_PROVIDER": "Other",
             "RCLONE_CONFIG_STORE_ACCESS_KEY_ID": KEY,
             "RCLONE_CONFIG_STORE_SECRET_ACCESS_KEY": SECRET,
             "RCLONE_CONFIG_STORE_ENDPOINT": self.store or "",
-            "RCLONE_S3_USE_UNSIGNED_PAYLOAD": "true",
-            "RCLONE_S3_DISABLE_CHECKSUM": "true",
             "RCLONE_S3_NO_CHECK_BUCKET": "true",
             "RCLONE_S3_USE_MULTIPART_ETAG": "false",
         }
@@ -160,6 +156,10 @@ def _mm(trip: Trip) -> Commands:
 # -- peers ---------------------------------------------------------------------------------
 
 
+_NO_CHECKSUMS = ("env", "AWS_REQUEST_CHECKSUM_CALCULATION=when_required")
+"""For the peers. Ours does what it does by itself: a CRC32 with each part."""
+
+
 def _hf(trip: Trip, folder: Path) -> list[str]:
     return [trip.tools.peers.command("hf"), "download", trip.repo.id, "--local-dir", str(folder)]
 
@@ -174,14 +174,8 @@ def _hf_then_sha256(trip: Trip) -> Commands:
 
 
 def _aws(trip: Trip, *arguments: str) -> list[str]:
-    return [
-        trip.tools.peers.command("aws"),
-        "s3",
-        "cp",
-        "--no-progress",
-        "--only-show-errors",
-        *arguments,
-    ]
+    command = [*_NO_CHECKSUMS, trip.tools.peers.command("aws"), "s3", "cp"]
+    return [*command, "--no-progress", "--only-show-errors", *arguments]
 
 
 def _hf_then_aws(trip: Trip) -> Commands:
@@ -202,14 +196,19 @@ def _hf_then_aws_signed(trip: Trip) -> Commands:
     return [download, ["env", f"AWS_CONFIG_FILE={config}", *upload]]
 
 
-def _rclone(trip: Trip) -> Commands:
+def _rclone(trip: Trip, *options: str) -> Commands:
     urls = trip.scratch / "urls.csv"
     base = f"{trip.hub}{trip.repo.url_base}"
     urls.write_text("".join(f"{base}/{f.path},{f.path}\n" for f in trip.repo.files))
     to = f"store:{BUCKET}/{trip.prefix}" if trip.store else str(trip.to)
-    command = [trip.tools.peers.command("rclone"), "copyurl", "--urls", str(urls), to]
-    command += ["--transfers", str(trip.jobs or 8)]
+    command = [*_NO_CHECKSUMS, trip.tools.peers.command("rclone"), "copyurl"]
+    command += ["--urls", str(urls), to]
+    command += ["--transfers", str(trip.jobs or 8), *options]
     return [[*command, *(["--ca-cert", str(trip.certificate.cert)] if trip.certificate else [])]]
+
+
+def _rclone_unsigned(trip: Trip) -> Commands:
+    return _rclone(trip, "--s3-use-unsigned-payload=true", "--s3-disable-checksum")
 
 
 # -- Xet ------------------------------------------------------------------------------------
@@ -235,9 +234,10 @@ HF_SHA256 = Way("hf download, openssl sha256", _hf_then_sha256)
 HF_AWS = Way("hf download, aws s3 cp --recursive", _hf_then_aws)
 HF_AWS_EACH = Way("hf download, aws s3 cp each file", _hf_then_aws_each)
 HF_AWS_SIGNED = Way("hf download, aws s3 cp (signed)", _hf_then_aws_signed)
-RCLONE = Way("rclone copyurl (no hash)", _rclone)
+RCLONE = Way("rclone copyurl (no hash)", _rclone_unsigned)
+RCLONE_DEFAULT = Way("rclone copyurl (its defaults)", _rclone)
 XET_READ = Way("hf_xet's stream, sha256", _xet_read)
 XET_PULL = Way("pull into a sink that takes all", _xet_pull)
 
-TO_S3 = (LIMIT, MM, HF_AWS, HF_AWS_SIGNED, RCLONE)
+TO_S3 = (LIMIT, MM, HF_AWS, HF_AWS_SIGNED, RCLONE, RCLONE_DEFAULT)
 TO_LOCAL = (LIMIT, LIMIT_FSYNC, MM, HF, HF_SHA256, RCLONE)
