@@ -37,8 +37,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 MIB = 1 << 20
 RATE = 0.2
-LARGE = {"local": 13 * MIB, "s3": 19 * MIB, "gcs": 19 * MIB}
-"""Four, three and three parts."""
+LARGE = {"local": 9 * MIB, "s3": 17 * MIB, "gcs": 17 * MIB}
+"""Three parts each."""
 
 TURNS = [
     *(("local", turn) for turn in range(34)),
