@@ -1,9 +1,10 @@
-"""The JSON API of GCS over gcsfs's session and credentials, one request at a time.
+"""The JSON API of GCS by gcsfs's credentials, one request at a time.
 
 gcsfs's own calls hide the HTTP status, repeat a failed request for a minute, and
 build uploads with a fixed MIME boundary that cuts a body which contains it
 short. What is left of it here is what it does best: finding the credentials,
-refreshing them, and keeping a session.
+refreshing them, and keeping a session. What carries the bytes of files goes over
+connections of our own where that can be.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, Literal
+from urllib.parse import quote, urlencode, urlsplit
 
 from mm_core import (
     AlreadyExistsError,
     AuthError,
     Buffer,
+    ConfigError,
     MissingExtraError,
     MMError,
     NotFoundError,
@@ -28,12 +30,16 @@ from mm_core import (
     TransientError,
     redact,
 )
+from mm_plugins.sinks._gcs_direct import Direct, DirectBody
 from mm_plugins.sinks._patience import ATTEMPTS, persist
 
+_READ = 4 << 20
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _HOW_TO_SIGN_IN = (
     "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
 )
+
+Transfer = Literal["auto", "direct", "fsspec"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +55,49 @@ class Answer:
         return json.loads(self.body)
 
 
+class _GcsfsBody:
+    """An answer over gcsfs's session whose body is still to be read."""
+
+    def __init__(self, run: Callable[..., Any], response: Any, name: str) -> None:
+        self.status: int = response.status
+        self.headers: Mapping[str, str] = response.headers
+        self._run = run
+        self._response = response
+        self._name = name
+
+    def blocks(self) -> Iterator[bytes]:
+        """The body in blocks of up to 4 MiB; `TransientError` for a cut."""
+        while True:
+            with _translated(self._name):
+                block: bytes = self._run(_read_block, self._response, _READ)
+            if not block:
+                return
+            yield block
+
+    def read(self) -> bytes:
+        """The whole small body."""
+        with _translated(self._name):
+            body: bytes = self._run(self._response.read)
+            return body
+
+    def close(self) -> None:
+        """Give up what was not read."""
+        self._run(_close, self._response)
+
+
+Body = DirectBody | _GcsfsBody
+
+
 class GcsApi:
     """One bucket. `make` builds the gcsfs file system when it is first needed."""
 
-    def __init__(self, make: Callable[[], Any], *, requester_pays: str | None) -> None:
+    def __init__(
+        self, make: Callable[[], Any], *, requester_pays: str | None, transfer: Transfer
+    ) -> None:
         self._make = make
         self._user_project = {} if requester_pays is None else {"userProject": requester_pays}
+        self._transfer = transfer
+        self._direct = Direct()
         self._lock = threading.Lock()
         self._made: Any = None
 
@@ -80,35 +123,62 @@ class GcsApi:
         def once() -> Answer:
             with _translated(name):
                 answer: Answer = self._run(self._whole, method, path, params, headers, body)
-            if 200 <= answer.status < 300 or answer.status in accept:
-                return answer
-            raise _error_for(answer.status, answer.headers, answer.body, name)
+            return _accepted(answer, accept, name)
 
         return persist(once, attempts=attempts)
 
-    def stream(self, path: str, *, name: str, range: str | None) -> Any:
-        """Open a GET of an object, once; None for a range beyond its end. Read it with `blocks`."""
-        headers = {} if range is None else {"Range": range}
-        with _translated(name):
-            response = self._run(self._open, "GET", path, {"alt": "media"}, headers, b"")
-            if response.status < 300:
-                return response
-            body = self._run(_read_all, response)
-        if response.status == 416:
-            return None
-        raise _error_for(response.status, response.headers, body, name)
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        name: str,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str],
+        body: Buffer,
+        accept: frozenset[int] = frozenset(),
+        attempts: int = ATTEMPTS,
+    ) -> Answer:
+        """As `ask`, for the bytes of files: over connections of our own where that can be."""
+        if not self._goes_directly():
+            return self.ask(
+                method,
+                path,
+                name=name,
+                params=params,
+                headers=headers,
+                body=body,
+                accept=accept,
+                attempts=attempts,
+            )
 
-    def blocks(self, response: Any, size: int, name: str) -> Iterator[bytes]:
-        """The body in blocks of up to `size` bytes; `TransientError` for a cut."""
+        def once() -> Answer:
+            url, signed = self._signed(path, params, headers, name)
+            answer = Answer(
+                *self._direct.ask(method, url, signed, body, name=name, repeatable=attempts > 1)
+            )
+            return _accepted(answer, accept, name)
+
+        return persist(once, attempts=attempts)
+
+    def open(self, path: str, *, name: str, start: int, end: int | None) -> Body | None:
+        """Open a GET of the bytes ``[start, end)`` of an object, once; None beyond its end."""
+        wanted = {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
+        headers = wanted if start or end is not None else {}
+        body = self._opened(path, headers, name)
         try:
-            while True:
-                with _translated(name):
-                    block: bytes = self._run(_read_block, response, size)
-                if not block:
-                    return
-                yield block
-        finally:
-            self._run(_close, response)
+            if body.status in (200, 206):
+                if headers and not _is_from(start, body):
+                    raise StorageError(f"{name}: GCS does not send the range it was asked for")
+                return body
+            told = body.read()
+        except BaseException:
+            body.close()
+            raise
+        body.close()
+        if body.status == 416:
+            return None
+        raise _error_for(body.status, body.headers, told, name)
 
     @property
     def is_googles(self) -> bool:
@@ -118,8 +188,47 @@ class GcsApi:
 
     def close(self) -> None:
         """Let the connections go; the next call opens new ones."""
+        self._direct.close()
         with self._lock:
             self._made = None
+
+    def _goes_directly(self) -> bool:
+        """Whether bytes go over our own connections, which present no certificate of a client."""
+        if self._transfer == "fsspec":
+            return False
+        if not getattr(self._fs, "_use_client_cert", False):
+            return True
+        if self._transfer == "direct":
+            raise ConfigError(
+                "GCS cannot be reached directly with a client certificate",
+                hint="leave `transfer` out; gcsfs sends the bytes then",
+            )
+        return False
+
+    def _signed(
+        self,
+        path: str,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str],
+        name: str,
+    ) -> tuple[str, dict[str, str]]:
+        """The URL and headers of a request, with credentials that are refreshed in time."""
+        fs = self._fs
+        url = path if path.startswith("http") else f"{fs._location}{path}"  # noqa: SLF001  # as below
+        query = urlencode({**self._user_project, **(params or {})}, quote_via=quote)
+        if query:
+            url = f"{url}{'&' if '?' in url else '?'}{query}"
+        with _translated(name):
+            return url, fs._get_headers(dict(headers))  # noqa: SLF001  # as below
+
+    def _opened(self, path: str, headers: Mapping[str, str], name: str) -> Body:
+        params = {"alt": "media"}
+        if self._goes_directly():
+            return self._direct.open(*self._signed(path, params, headers, name), name=name)
+        with _translated(name):
+            return _GcsfsBody(
+                self._run, self._run(self._open, "GET", path, params, headers, b""), name
+            )
 
     async def _whole(self, *request: Any) -> Answer:
         response = await self._open(*request)
@@ -198,6 +307,17 @@ def make_file_system(*, project: str | None, token: str | None, endpoint_url: st
         ) from error
 
 
+def _accepted(answer: Answer, accept: frozenset[int], name: str) -> Answer:
+    if 200 <= answer.status < 300 or answer.status in accept:
+        return answer
+    raise _error_for(answer.status, answer.headers, answer.body, name)
+
+
+def _is_from(start: int, body: Body) -> bool:
+    span = body.headers.get("content-range", "")
+    return body.status == 206 and span.startswith(f"bytes {start}-")
+
+
 def _error_for(status: int, headers: Mapping[str, str], body: bytes, name: str) -> MMError:
     what = f"{name}: GCS answered {status}{_reason(body)}"
     if status == 404:
@@ -207,7 +327,7 @@ def _error_for(status: int, headers: Mapping[str, str], body: bytes, name: str) 
     if status == 412:
         return AlreadyExistsError(f"{name} exists")
     if status in _PASSING:
-        after = headers.get("Retry-After", "")
+        after = headers.get("retry-after", "")
         return TransientError(what, retry_after=float(after) if after.isdecimal() else None)
     return StorageError(what)
 
@@ -221,7 +341,8 @@ def _translated(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         what = f"{name}: {redact(str(error)) or type(error).__name__}"
-        if type(error).__module__.startswith("google.auth"):
+        refused = getattr(error, "code", None) == 401  # as gcsfs tells a refresh that failed
+        if refused or type(error).__module__.startswith("google.auth"):
             raise AuthError(what, hint=_HOW_TO_SIGN_IN) from error
         if type(error).__name__ in ("ValueError", "TypeError", "InvalidURL"):
             raise StorageError(what) from error
@@ -230,14 +351,6 @@ def _translated(name: str) -> Iterator[None]:
 
 async def _close(response: Any) -> None:
     response.close()
-
-
-async def _read_all(response: Any) -> bytes:
-    try:
-        body: bytes = await response.read()
-        return body
-    finally:
-        response.release()
 
 
 async def _read_block(response: Any, size: int) -> bytes:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timezone
 from itertools import chain
 from typing import Any
@@ -27,13 +27,13 @@ from mm_core import (
     parse_rfc3339,
     redact,
 )
-from mm_plugins.sinks._gcs_api import GcsApi, make_file_system
-from mm_plugins.sinks._gcs_upload import ResumableUpload, in_base64
+from mm_plugins.sinks._gcs_api import GcsApi, Transfer, make_file_system
+from mm_plugins.sinks._gcs_checksums import Checksum, checksum_of, tells_other_bytes
+from mm_plugins.sinks._gcs_upload import ResumableUpload
 from mm_plugins.sinks._keys import check_key, check_prefix, check_size
 from mm_plugins.sinks._parts import MIN_PART, Parts
 from mm_plugins.sinks._patience import ATTEMPTS, read_on
 
-_READ = 4 << 20
 _NOT_THERE = frozenset({404})
 _PAGE = 1000
 _DELETERS = 16
@@ -62,10 +62,12 @@ class GcsSink(Sink):
     """A prefix in a bucket. Objects appear whole, when their upload ends.
 
     Exclusive create is ``ifGenerationMatch=0`` on one request. Memory for each
-    write is two parts of 8 MiB. The md5 goes with each upload, in a stream's last
-    request, so that GCS itself refuses other bytes and they never become visible.
-    Servers that ignore it (emulators do) tell the md5 of what they stored; where
-    it is another, the object is deleted again, having been visible for a moment.
+    write is two parts of 8 MiB: one that is sent, and one that is made meanwhile.
+    The crc32c (md5 without the package for it) goes with each upload, in a stream's
+    last request, so that GCS itself refuses other bytes and they never become
+    visible. Servers that ignore it (emulators do) tell the checksum of what they
+    stored; where it is another, the object is deleted again, having been visible
+    for a moment.
     """
 
     type = "gcs"
@@ -76,6 +78,9 @@ class GcsSink(Sink):
 
         root: str = Field(description="gs://bucket/prefix")
         options: GcsOptions = Field(default_factory=GcsOptions, description="How GCS is reached")
+        transfer: Transfer = Field(
+            default="auto", description="Who sends the bytes: auto, direct or fsspec (gcsfs)"
+        )
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -92,7 +97,11 @@ class GcsSink(Sink):
         self._bucket = parts.netloc
         prefix = parts.path.strip("/")
         self._base = f"{check_key(prefix)}/" if prefix else ""
-        self._api = GcsApi(self._file_system, requester_pays=config.options.requester_pays)
+        self._api = GcsApi(
+            self._file_system,
+            requester_pays=config.options.requester_pays,
+            transfer=config.transfer,
+        )
 
     @property
     def root(self) -> str:
@@ -110,20 +119,19 @@ class GcsSink(Sink):
             return
         every = chain((first,), parts)
         del first
-        upload, md5 = self._begin(key), _md5(b"")
+        upload = self._begin(key)
         stored: dict[str, Any] = {}
         try:
             for part in every:
-                md5.update(part)
                 if not parts.ended:
                     upload.append(part)
                     continue
                 check_size(key, parts.count, size)
-                stored = upload.finish(part, md5)
+                stored = upload.finish(part)
         except BaseException:
             upload.cancel()
             raise
-        self._check_stored(key, stored, parts.count, md5)
+        self._check_stored(key, stored, parts.count, upload.checksum)
 
     def create(self, key: str, data: bytes) -> None:
         """One upload with ``ifGenerationMatch=0``, sent once: a repetition could meet itself."""
@@ -134,23 +142,20 @@ class GcsSink(Sink):
         self._upload(key, data)
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
-        """One GET, read in blocks of 4 MiB; after a cut, another for the rest of the same bytes."""
+        """One GET; after a cut, another for the rest of the same bytes."""
         name, path, generations = self._name(key), self._path(key), set[str]()
 
-        def open_at(position: int) -> Iterator[bytes]:
+        def open_at(position: int) -> Iterator[Any]:
             if end is not None and position >= end:
                 return
-            wanted = f"bytes={position}-{'' if end is None else end - 1}"
-            answer = self._api.stream(
-                path, name=name, range=wanted if position or end is not None else None
-            )
-            if answer is None:
+            body = self._api.open(path, name=name, start=position, end=end)
+            if body is None:
                 return
-            generations.add(answer.headers.get("x-goog-generation", ""))
-            if len(generations) > 1:
-                answer.close()
-                raise SourceChangedError(f"{name} was replaced while it was read")
-            yield from self._api.blocks(answer, _READ, name)
+            with closing(body):
+                generations.add(body.headers.get("x-goog-generation", ""))
+                if len(generations) > 1:
+                    raise SourceChangedError(f"{name} was replaced while it was read")
+                yield from body.blocks()
 
         return read_on(open_at, start)
 
@@ -197,11 +202,11 @@ class GcsSink(Sink):
         return self._name(key)
 
     def _upload(self, key: str, data: Buffer, attempts: int = ATTEMPTS, **condition: str) -> None:
-        """One multipart request, which names the md5 so that GCS refuses other bytes."""
-        md5 = _md5(data)
-        facts = {"name": self._base + key, "md5Hash": in_base64(md5)}
+        """One multipart request, which names the checksum so that GCS refuses other bytes."""
+        checksum = checksum_of(data)
+        facts = {"name": self._base + key, checksum.field: checksum.encoded()}
         boundary = secrets.token_hex(16)
-        answer = self._api.ask(
+        answer = self._api.send(
             "POST",
             f"/upload/storage/v1/b/{self._bucket}/o",
             name=self._name(key),
@@ -210,7 +215,8 @@ class GcsSink(Sink):
             body=_related(boundary, json.dumps(facts).encode(), data),
             attempts=attempts,
         )
-        self._check_stored(key, answer.json(), len(data), md5, created=bool(condition))
+        stored, created = answer.json(), bool(condition)
+        self._check_stored(key, stored, len(data), checksum, data, created=created)
 
     def _begin(self, key: str) -> ResumableUpload:
         answer = self._api.ask(
@@ -226,10 +232,18 @@ class GcsSink(Sink):
         return ResumableUpload(self._api, url, name=self._name(key), asks=self._api.is_googles)
 
     def _check_stored(
-        self, key: str, stored: dict[str, Any], size: int, md5: Any, *, created: bool = False
+        self,
+        key: str,
+        stored: dict[str, Any],
+        size: int,
+        checksum: Checksum,
+        data: Buffer | None = None,
+        *,
+        created: bool = False,
     ) -> None:
         """Compare; wrong bytes are deleted, unless others may have seen them under a new name."""
-        if int(stored.get("size", -1)) == size and stored.get("md5Hash") in (None, in_base64(md5)):
+        whole = int(stored.get("size", -1)) == size
+        if whole and not tells_other_bytes(stored, checksum, data):
             return
         if not created:
             self.delete([key])
@@ -257,11 +271,6 @@ class GcsSink(Sink):
             token=None if options.token is None else options.token.get_secret_value(),
             endpoint_url=options.endpoint_url,
         )
-
-
-def _md5(data: Buffer) -> Any:
-    """GCS's own checksum of an object; against accidents, not against forgery."""
-    return hashlib.md5(data, usedforsecurity=False)
 
 
 def _related(boundary: str, facts: bytes, data: Buffer) -> bytes:

@@ -15,7 +15,7 @@ from mm_core import AlreadyExistsError, IntegrityError, MMError, NotFoundError, 
 from mm_core.sink import read_bytes, read_if_exists
 from mm_core.testing.material import cut, digest, noise, sha256
 from mm_core.testing.proxy import FAULTS, FaultProxy
-from mm_plugins.sinks import _patience
+from mm_plugins.sinks import _gcs_checksums, _patience
 from mm_plugins.sinks._gcs_api import GcsApi
 from mm_plugins.sinks.gcs import GcsSink
 from mm_plugins.sinks.s3 import S3Sink
@@ -165,8 +165,17 @@ def test_bits_turned_on_their_way_to_s3_never_become_a_file(s3_sink, s3_proxy):
     assert len(s3_proxy.faults) == 2
 
 
+@pytest.fixture(params=["crc32c", "md5"])
+def checksum(request, monkeypatch) -> str:
+    """With the package for crc32c, and without."""
+    if request.param == "md5":
+        monkeypatch.setattr(_gcs_checksums, "_crc32c", lambda: None)
+    return request.param
+
+
+@pytest.mark.usefixtures("checksum")
 def test_bits_turned_on_their_way_to_an_emulator_are_found(gcs_sink, gcs_proxy):
-    """Where the server ignores the md5 it was told, its own md5 gives it away, and the file goes."""
+    """A server that ignores the checksum is given away by the one it tells, and the file goes."""
     for method, size in (("POST", 1000), ("PUT", 17 * MIB)):
         gcs_proxy.inject(
             "flip_request", method=method, path="uploadType" if size < MIB else "upload_id"
@@ -265,6 +274,8 @@ def _commit(sink, key: str, body: bytes) -> bytes | None:
 
 # -- GCS as Google runs it ----------------------------------------------------------
 
+SESSION = "ABPtcPr-session"
+
 
 class GoogleLike:
     """The resumable protocol as Google documents it, with a persisted prefix and no mercy."""
@@ -280,6 +291,8 @@ class GoogleLike:
         import base64
         import hashlib
 
+        import google_crc32c  # gcsfs brings it along
+
         self.spans.append(span)
         found = re.fullmatch(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", span)
         assert found, span
@@ -291,12 +304,14 @@ class GoogleLike:
         if found[3] == "*" or len(self.kept) < int(found[3]):
             kept = {"Range": f"bytes=0-{len(self.kept) - 1}"} if self.kept else {}
             return 308, kept, b""
-        md5 = base64.b64encode(hashlib.md5(self.kept).digest()).decode()
+        crc32c = google_crc32c.value(bytes(self.kept)).to_bytes(4, "big")
+        sums = {"crc32c": crc32c, "md5": hashlib.md5(self.kept).digest()}
+        told = {word: base64.b64encode(digest).decode() for word, digest in sums.items()}
         self.hashes.append(hashed)
-        if hashed is not None and hashed != f"md5={md5}":
-            return 400, {}, b'{"error": {"message": "Provided MD5 hash is another"}}'
+        if hashed is not None and hashed not in {f"{word}={text}" for word, text in told.items()}:
+            return 400, {}, b'{"error": {"message": "Provided hash is another"}}'
         self.objects["file"] = bytes(self.kept)
-        return 200, {}, json.dumps({"size": len(self.kept), "md5Hash": md5}).encode()
+        return 200, {}, json.dumps({"size": len(self.kept), "crc32c": told["crc32c"]}).encode()
 
 
 @pytest.fixture
@@ -307,7 +322,7 @@ def google(monkeypatch) -> Iterator[tuple[GcsSink, GoogleLike, FaultProxy]]:
         def do_POST(self):
             model.kept = bytearray()
             base = f"http://127.0.0.1:{self.server.server_port}"
-            self._say(200, {"Location": f"{base}/session"}, b"")
+            self._say(200, {"Location": f"{base}/session?upload_id={SESSION}"}, b"")
 
         def do_PUT(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -338,14 +353,14 @@ def google(monkeypatch) -> Iterator[tuple[GcsSink, GoogleLike, FaultProxy]]:
 
 @pytest.mark.parametrize("fault", SOME_FAULTS)
 def test_a_gcs_upload_goes_on_after_a_fault_in_every_request(google, fault):
-    """Google is asked what it has and gets the rest: the file is whole, its md5 went along."""
+    """Google is asked what it has and gets the rest: the file is whole, its sum went along."""
     sink, model, proxy = google
     data = noise(25 * MIB)
     for skip in (0, 2, 4, 6):
         proxy.inject(fault, method="PUT", skip=skip)
     sink.write("file", cut(data), size=len(data))
     assert sha256(model.objects["file"]) == sha256(data)
-    assert all(model.hashes)
+    assert all(hashed.startswith("crc32c=") for hashed in model.hashes)
     assert len(proxy.faults) > 1
 
 
@@ -363,11 +378,24 @@ def test_what_google_kept_of_a_part_is_not_sent_again(google):
     ]
 
 
-def test_google_refuses_bytes_that_were_damaged_on_their_way(google):
-    """With the last part goes the md5: an object of other bytes is never made."""
+def test_google_refuses_bytes_that_were_damaged_on_their_way(google, checksum):
+    """With the last part goes their sum: an object of other bytes is never made."""
     sink, model, proxy = google
     proxy.inject("flip_request", method="PUT")
     with pytest.raises(MMError) as caught:
         sink.write("file", cut(noise(17 * MIB)), size=None)
     assert not isinstance(caught.value, NotFoundError)
     assert model.objects == {}
+    assert [hashed.partition("=")[0] for hashed in model.hashes] == [checksum]
+
+
+def test_no_fault_of_an_upload_tells_its_url(google):
+    """Who has the URL of an upload may write to it: errors name the object."""
+    sink, _, proxy = google
+    proxy.inject("cut_before", method="PUT", times=1000)
+    with pytest.raises(TransientError) as caught:
+        sink.write("file", cut(noise(9 * MIB)), size=None)
+    assert "gs://bucket/prefix/file" in str(caught.value)
+    assert SESSION not in str(caught.value)
+    cause = caught.value.__cause__
+    assert cause is None or SESSION not in str(cause)

@@ -87,13 +87,20 @@ class TestS3OnAnotherServer(S3SinkTests):
 
 
 class TestGcs(SinkTests):
+    transfer = "auto"
+
     @pytest.fixture
     def sink(self, gcs):
-        return GcsSink(GcsSink.Config(root=gcs))
+        return GcsSink(GcsSink.Config(root=gcs, transfer=self.transfer))
 
     @pytest.fixture
     def other(self, sink):
-        return GcsSink(GcsSink.Config(root=sink.root))
+        return GcsSink(sink.config)
+
+
+@pytest.mark.slow
+class TestGcsBytesByGcsfs(TestGcs):
+    transfer = "fsspec"
 
 
 # s3fs takes what follows ?versionId= for a version; the sink refuses such a key.
