@@ -22,7 +22,7 @@ from mm_core.sink import ResumableSink, Sink, Upload
 from mm_core.source import Buffer, Source
 from mm_core.transfer.buffers import Buffers
 from mm_core.transfer.connections import Connections
-from mm_core.transfer.hashing import Check
+from mm_core.transfer.hashing import Check, MismatchError
 from mm_core.transfer.parts import Means, PartedFile
 from mm_core.transfer.pool import run_parallel
 from mm_core.transfer.rate import RateLimit
@@ -170,7 +170,7 @@ class _Engine:
             return None
         try:
             return self._carry_parts(planned, upload, reader)
-        except IntegrityError as error:
+        except MismatchError as error:
             if not upload.kept:
                 raise
             message = f"what an earlier attempt left is not this file, and is fetched anew: {error}"
@@ -216,7 +216,7 @@ class _Engine:
         if stored is not None:
             return replace(stored, kept=parts.kept)
         self.sink.delete([planned.key])
-        raise IntegrityError(f"{planned.file.path}: what was stored is not what the source has")
+        raise MismatchError(f"{planned.file.path}: what was stored is not what the source has")
 
     def _leave(
         self, planned: PlannedFile, upload: Upload, parts: PartedFile, error: BaseException
@@ -224,8 +224,8 @@ class _Engine:
         """Keep what the next attempt can use; wrong bytes, and what cannot be told, go."""
         if not parts.at_rest():
             return  # a thread is stuck in it: it stays as if this process had died
-        wrong = isinstance(error, (IntegrityError, SourceChangedError, UploadLostError))
-        if wrong or _identity(planned.file) is None:
+        useless = isinstance(error, (MismatchError, SourceChangedError, UploadLostError))
+        if useless or _identity(planned.file) is None:
             upload.discard()
         else:
             upload.keep()

@@ -10,6 +10,10 @@ from mm_core.schemas import RemoteFile
 from mm_core.source import Buffer
 
 
+class MismatchError(IntegrityError):
+    """All bytes came, and they are not what the source states."""
+
+
 class Check:
     """Counts and hashes one file in order, and compares with what its source states."""
 
@@ -28,7 +32,7 @@ class Check:
         return self._sha256.hexdigest()
 
     def update(self, buffer: Buffer) -> None:
-        """Take in the next bytes; `IntegrityError` for more than were stated."""
+        """Take in the next bytes; `MismatchError` for more than were stated."""
         self._sha256.update(buffer)
         if self._git is not None:
             self._git.update(buffer)
@@ -37,14 +41,14 @@ class Check:
             raise self._error("size", str(self._file.size), "more bytes")
 
     def through(self, buffers: Iterable[Buffer]) -> Iterator[Buffer]:
-        """Pass `buffers` on; raise `IntegrityError` instead of ending if they are wrong."""
+        """Pass `buffers` on; raise `MismatchError` instead of ending if they are wrong."""
         for buffer in buffers:
             self.update(buffer)
             yield buffer
         self.finish()
 
     def finish(self) -> None:
-        """All has come: raise `IntegrityError` if it is not what the source states."""
+        """All has come: raise `MismatchError` if it is not what the source states."""
         file = self._file
         if file.size is not None and self.size != file.size:
             raise self._error("size", str(file.size), str(self.size))
@@ -53,8 +57,8 @@ class Check:
         if self._git is not None and self._git.hexdigest() != file.git_sha1:
             raise self._error("git sha1", str(file.git_sha1), self._git.hexdigest())
 
-    def _error(self, what: str, stated: str, found: str) -> IntegrityError:
-        return IntegrityError(
+    def _error(self, what: str, stated: str, found: str) -> MismatchError:
+        return MismatchError(
             f"{self._file.path}: the source states {what} {stated}, what arrived has {found}",
             hint="nothing of this file was kept; try again, then tell the source's owner",
         )

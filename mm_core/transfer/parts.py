@@ -118,7 +118,7 @@ class PartedFile:
     def carry(self) -> None:
         """Read, hash and write all parts; raise what went wrong first.
 
-        Raises `IntegrityError` for bytes that are not what the source states.
+        Raises `MismatchError` for bytes that are not what the source states.
         After an error threads may still be busy: see `at_rest`.
         """
         self._enter()

@@ -399,7 +399,11 @@ def test_a_commit_that_fails_for_a_while_is_tried_again_without_a_fetch(make_sin
 
 @pytest.mark.parametrize(
     ("error", "ending"),
-    [(SourceChangedError("it changed"), "discard"), (StorageError("the disk is full"), "keep")],
+    [
+        (SourceChangedError("it changed"), "discard"),
+        (StorageError("the disk is full"), "keep"),
+        (IntegrityError("another range than was asked for"), "keep"),
+    ],
 )
 def test_what_is_left_depends_on_how_it_ended(make_sink, error, ending):
     source = RangeSource({"w": noise(50 * PART)}, turns={"w": [(4_500, error)]}, splits=False)
@@ -480,3 +484,18 @@ def test_settings_that_make_no_sense_are_refused():
         RateLimit(0)
     with pytest.raises(UsageError):
         Connections(0)
+
+
+def test_a_bad_answer_costs_no_parts_that_were_kept(make_sink, readable):
+    content = noise(20 * PART)
+    sink = make_sink(readable)
+    kept = {n: content[n * PART : (n + 1) * PART] for n in range(5)}
+    sink.kept["models/m/r/w"] = (len(content), kept)
+    turns = {"w": [(0, IntegrityError("another range than was asked for"))]}
+    source = RangeSource({"w": content}, turns=turns, splits=False)
+    with pytest.raises(IntegrityError, match="another range"):
+        run(source, sink)
+    assert sink.ended == ["keep"]
+    run(source, sink)
+    assert stands(sink, source)
+    assert source.fetched == 15 * PART
