@@ -34,10 +34,10 @@ def md5_in(answer: Mapping[str, Any]) -> str | None:
     return etag[1]
 
 
-def holds_other_bytes(answer: Mapping[str, Any], md5: Any) -> bool:
-    """Whether `answer` tells the md5 of other bytes."""
+def holds_other_bytes(answer: Mapping[str, Any], data: Buffer) -> bool:
+    """Whether `answer` tells the md5 of other bytes than `data`; only then is that worked out."""
     found = md5_in(answer)
-    return found is not None and found != md5.hexdigest()
+    return found is not None and found != md5_of(data).hexdigest()
 
 
 def etag_of(etags: list[str]) -> str | None:

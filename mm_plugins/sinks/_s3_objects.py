@@ -19,7 +19,7 @@ from mm_core import (
 from mm_plugins.sinks._keys import check_key
 from mm_plugins.sinks._patience import persist
 from mm_plugins.sinks._s3_api import S3Api
-from mm_plugins.sinks._s3_checksums import holds_other_bytes, md5_of
+from mm_plugins.sinks._s3_checksums import holds_other_bytes
 from mm_plugins.sinks._s3_direct import Direct, ElsewhereError, or_by_s3fs
 from mm_plugins.sinks._s3_errors import RangeError
 
@@ -87,7 +87,7 @@ class S3Objects:
 
         def by_s3fs() -> bool:
             answer = self.call("put_object", key, Body=data, attempts=1, **self.extra)
-            return not holds_other_bytes(answer, md5_of(data))
+            return not holds_other_bytes(answer, data)
 
         def directly() -> bool:
             return self._arrived(self._with_checksum(send), data)
@@ -125,7 +125,7 @@ class S3Objects:
                 Body=body,
                 **extra,
             )
-            return answer, not holds_other_bytes(answer, md5_of(data))
+            return answer, not holds_other_bytes(answer, data)
 
         answer, arrived = or_by_s3fs(self.direct, directly, by_s3fs)
         if not arrived:
@@ -169,7 +169,7 @@ class S3Objects:
         sent, told = answer.get("SentCRC32"), answer.get("ChecksumCRC32")
         if sent is not None and told is not None:
             return bool(sent == told)
-        return self.direct.secure or not holds_other_bytes(answer, md5_of(data))
+        return self.direct.secure or not holds_other_bytes(answer, data)
 
     def _with_checksum(self, send: Callable[[bool], T]) -> T:
         """`send` with a checksum; without, from when a store has refused one and taken none."""

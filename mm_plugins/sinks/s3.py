@@ -256,7 +256,7 @@ class S3Sink(ResumableSink):
             ContentMD5=base64.b64encode(md5.digest()).decode(),  # S3 refuses other bytes
             **{**self._extra, **arguments},
         )
-        if holds_other_bytes(answer, md5):
+        if holds_other_bytes(answer, data):
             if "IfNoneMatch" not in arguments:
                 self.delete([key])
             raise IntegrityError(f"{self.url(key)}: S3 stored other bytes than were sent")
