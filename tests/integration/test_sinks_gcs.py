@@ -162,6 +162,7 @@ class Recorder:
         self.asked: list[tuple[str, str, dict[str, str]]] = []
         self.may_answer = threading.Event()
         self.may_answer.set()
+        self.part_came = threading.Event()
         self.body = b"0123456789"
         self.heeds_ranges = True
 
@@ -185,6 +186,7 @@ def recorder(monkeypatch):
 
         def do_PUT(self):
             self._body()
+            recorder.part_came.set()
             recorder.may_answer.wait(20)
             self._note()
             span, total = self.headers["Content-Range"].removeprefix("bytes ").split("/")
@@ -324,6 +326,7 @@ def test_a_source_that_breaks_while_a_part_is_sent_leaves_nothing(recorder):
 
     def chunks():
         yield from cut(noise(9 * MIB))
+        assert server.part_came.wait(20)
         threading.Timer(0.3, server.may_answer.set).start()
         raise raised
 
@@ -331,7 +334,10 @@ def test_a_source_that_breaks_while_a_part_is_sent_leaves_nothing(recorder):
         make().write("file", chunks(), size=17 * MIB)
     assert caught.value is raised
     assert [method for method, _, _ in server.asked] == ["POST", "PUT", "DELETE"]
-    assert not [thread for thread in threading.enumerate() if thread.name == "mm-gcs"]
+    for thread in threading.enumerate():
+        if thread.name == "mm-gcs":
+            thread.join(5)
+            assert not thread.is_alive()
 
 
 def test_an_upload_that_is_given_up_is_not_tried_again(recorder, monkeypatch):
