@@ -18,7 +18,7 @@ from mm_core.checkout import cache_folder, plan_checkout, refuse_foreign_files
 from mm_core.claiming import abandoned_on_error, begin
 from mm_core.config import Settings, load_settings
 from mm_core.equal_files import copies_in, copy_what_is_known, files_of_siblings, leave_hints
-from mm_core.exceptions import ConfigError, MMError
+from mm_core.exceptions import CancelledError, ConfigError, MMError
 from mm_core.hookspecs import PlanContext
 from mm_core.leftovers import GRACE, Collected, collect
 from mm_core.manifests import bytes_by_action, manifest_of
@@ -150,13 +150,14 @@ class ModelManager:
         registry, stop = place.registry, Stop(self._cancelled, cancelled)
         with self._source(request) as (origin, request):
             snapshot = origin.snapshot(request)
-            plan = self._plan(place, request, snapshot)
+            plan = self._plan(place, request, snapshot, cancelled=stop)
             self._ask_policies(place, plan)
             refuse_to_begin_if_full(registry, plan)
             carry = partial(self._carry, source=origin, sink=place.sink, jobs=jobs)
             begun = begin(registry, plan, wait=wait, on_event=self._notices.event, cancelled=stop)
             if isinstance(begun, ModelEntry):
-                return self._already(place, plan, begun, partial(carry, stop=stop))
+                # No claim is held here: whoever mends leaves nothing that another would take up.
+                return self._already(place, plan, begun, partial(carry, stop=stop, parts=False))
             with abandoned_on_error(registry, begun):
                 # The claim is ours only now: look again at what earlier attempts left.
                 plan = self._plan(place, request, snapshot, known=copies_in(plan))
@@ -164,6 +165,8 @@ class ModelManager:
                 stored = carry(plan, stop=Stop(stop, begun.lost))
                 for file in stored:
                     self.plugins.hook.mm_file_stored(file=file, sink=place.sink)
+                if begun.lost.is_set():  # the folder is another's
+                    raise CancelledError("stopped")
                 _delete_strays(place.sink, plan)
                 entry = registry.add(begun, manifest_of(plan, stored), aliases=plan.aliases)
             leave_hints(stored, registry, jobs=self.settings.defaults.connections)
@@ -342,6 +345,7 @@ class ModelManager:
         snapshot: Snapshot,
         *,
         known: Mapping[str, str] | None = None,
+        cancelled: threading.Event | None = None,
     ) -> Plan:
         """The plan as things stand; with `known`, no other version is searched for equal bytes."""
         registry, model_id = place.registry, request.model_id or snapshot.model_id
@@ -358,7 +362,7 @@ class ModelManager:
                 plan,
                 registry,
                 jobs=self.settings.defaults.connections,
-                cancelled=Stop(self._cancelled),
+                cancelled=Stop(self._cancelled, cancelled),
             )
         return plan
 
@@ -371,13 +375,20 @@ class ModelManager:
         self.plugins.hook.mm_plan_made(plan=plan, context=context)
 
     def _carry(
-        self, plan: Plan, *, source: Source, sink: Sink, jobs: int | None, stop: Stop
+        self,
+        plan: Plan,
+        *,
+        source: Source,
+        sink: Sink,
+        jobs: int | None,
+        stop: Stop,
+        parts: bool = True,
     ) -> tuple[StoredFile, ...]:
         return transfer(
             plan,
             source,
             sink,
-            options=self._options if jobs is None else replace(self._options, jobs=jobs),
+            options=replace(self._options, jobs=jobs or self._options.jobs, parts=parts),
             on_event=self._notices.event,
             cancelled=stop,
         )

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from mmap import mmap
 
-from mm_core.exceptions import CancelledError
+from mm_core.exceptions import CancelledError, StorageError
 
 _POLL = 0.2
 
@@ -43,7 +43,16 @@ class Buffers:
             if idle:
                 return idle.pop()
             self._make_room(size)
-        return mmap(-1, size)
+        try:
+            return mmap(-1, size)
+        except OSError as error:
+            with self._changed:
+                self._used -= size
+                self._changed.notify_all()
+            raise StorageError(
+                f"the system has no {size} bytes of memory to give: {error.strerror}",
+                hint="use a smaller --memory",
+            ) from error
 
     def give(self, buffer: mmap) -> None:
         """Give a buffer back. Nobody may look at it any more."""

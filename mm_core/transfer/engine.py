@@ -23,14 +23,11 @@ from mm_core.source import Buffer, Source
 from mm_core.transfer.buffers import Buffers
 from mm_core.transfer.connections import Connections
 from mm_core.transfer.hashing import Check, MismatchError
-from mm_core.transfer.parts import Means, PartedFile
+from mm_core.transfer.parts import PROGRESS_EVERY, Means, PartedFile
 from mm_core.transfer.pool import run_parallel
 from mm_core.transfer.rate import RateLimit
 from mm_core.transfer.retry import RetryPolicy, SteadyReader, pause
 from mm_core.transfer.writers import Writers
-
-PROGRESS_EVERY = 0.2
-"""Seconds between two progress events of one file."""
 
 MEMORY = 128 << 20
 """The default of `TransferOptions.memory`, in bytes."""
@@ -43,12 +40,15 @@ class TransferOptions:
     """How a plan is carried out.
 
     `jobs` files move at once, over `connections` reads at once; parts of large
-    files wait in buffers of `memory` bytes in all. `rate` caps the bytes read.
+    files wait in buffers of `memory` bytes in all. `rate` caps the bytes read from
+    the source. Without `parts` every file is one stream into one `Sink.write`:
+    nothing is taken up, and nothing is left for a later attempt.
     """
 
     jobs: int = 8
     connections: int = 8
     memory: int = MEMORY
+    parts: bool = True
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     rate: RateLimit | None = None
 
@@ -90,7 +90,7 @@ def transfer(
         writers=writers,
         rate=options.rate,
     )
-    engine = _Engine(plan=plan, sink=sink, means=means, on_event=on_event)
+    engine = _Engine(plan=plan, sink=sink, means=means, on_event=on_event, in_parts=options.parts)
     # The largest file first: it is the one that the end waits for.
     ranked = sorted(plan.files, key=lambda planned: -(planned.file.size or 0))
     try:
@@ -101,12 +101,21 @@ def transfer(
     return tuple(by_path[planned.file.path] for planned in plan.files)
 
 
+@dataclass(slots=True)
+class _Try:
+    """What came of one try at a file: whether it was the last, and whether the file stands now."""
+
+    is_last: bool = False
+    stands: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Engine:
     plan: Plan
     sink: Sink
     means: Means
     on_event: OnEvent
+    in_parts: bool
 
     def carry(self, planned: PlannedFile) -> StoredFile:
         file = planned.file
@@ -125,82 +134,82 @@ class _Engine:
         """Store one file; start it again where the sink had a passing fault."""
         attempt = 0
         while True:
-            reader = SteadyReader(
-                self.means.source,
-                planned.file,
-                self.means.retry,
-                self.means.stop,
-                self._on_retry(planned.file),
-            )
+            this = _Try()
             try:
-                return self._store(planned, reader)
+                return self._store(planned, this)
             except TransientError as error:
-                if reader.gave_up is not None:
+                if this.is_last:
                     raise
                 delay = self.means.retry.delay(error, attempt)
                 self._on_retry(planned.file)(error, 0, delay)
+            if this.stands:
+                planned = replace(planned, action=Action.PRESENT)
             pause(delay, self.means.stop)
             attempt += 1
 
-    def _store(self, planned: PlannedFile, reader: SteadyReader) -> StoredFile:
+    def _store(self, planned: PlannedFile, this: _Try) -> StoredFile:
         if planned.action is Action.PRESENT:
             stored = self._read_back(planned)
         elif planned.action is Action.COPY:
             stored = self._copy(planned)
         else:
             stored = None
-        return stored or self._fetch_parts(planned, reader) or self._fetch(planned, reader)
+        return stored or self._fetch_parts(planned, this) or self._fetch(planned, this)
 
-    def _fetch(self, planned: PlannedFile, reader: SteadyReader) -> StoredFile:
+    def _fetch(self, planned: PlannedFile, this: _Try) -> StoredFile:
         """One stream into one write."""
         file = planned.file
+        reader = SteadyReader(
+            self.means.source, file, self.means.retry, self.means.stop, self._on_retry(file)
+        )
         check = Check(file)
         chunks = self._watch(file, check.through(self._slowly(reader)), check)
-        with self.means.connections.own(self.means.stop.is_set):
-            self.sink.write(planned.key, chunks, size=file.size)
+        try:
+            with self.means.connections.own(self.means.stop.is_set):
+                self.sink.write(planned.key, chunks, size=file.size)
+        finally:
+            this.is_last = reader.gave_up is not None
         return _record(planned, check.size, check.sha256, Action.FETCH)
 
-    def _fetch_parts(self, planned: PlannedFile, reader: SteadyReader) -> StoredFile | None:
+    def _fetch_parts(self, planned: PlannedFile, this: _Try) -> StoredFile | None:
         """Parts in parallel, taken up where an earlier attempt left them; None for small files.
 
         Parts that turn out to be of other bytes are thrown away, and all is read anew.
         """
-        upload = self._begin_upload(planned, identity=_identity(planned.file))
+        upload = self._begin_upload(planned)
         if upload is None:
             return None
         try:
-            return self._carry_parts(planned, upload, reader)
+            return self._carry_parts(planned, upload, this)
         except MismatchError as error:
             if not upload.kept:
                 raise
             message = f"what an earlier attempt left is not this file, and is fetched anew: {error}"
             self._emit("retry", planned.file, 0, message)
-        reader.gave_up = None
-        upload = self._begin_upload(planned, identity=None)
+        this.is_last = this.stands = False
+        upload = self._begin_upload(planned)
         assert upload is not None
-        return self._carry_parts(planned, upload, reader)
+        return self._carry_parts(planned, upload, this)
 
-    def _begin_upload(self, planned: PlannedFile, *, identity: str | None) -> Upload | None:
+    def _begin_upload(self, planned: PlannedFile) -> Upload | None:
         size = planned.file.size
-        if size is None or not isinstance(self.sink, ResumableSink):
+        if size is None or not self.in_parts or not isinstance(self.sink, ResumableSink):
             return None
-        return self.sink.begin_upload(planned.key, size=size, identity=identity)
+        return self.sink.begin_upload(planned.key, size=size, identity=_identity(planned.file))
 
-    def _carry_parts(
-        self, planned: PlannedFile, upload: Upload, reader: SteadyReader
-    ) -> StoredFile:
+    def _carry_parts(self, planned: PlannedFile, upload: Upload, this: _Try) -> StoredFile:
         parts = PartedFile(
             self.means,
             planned.file,
             upload,
-            on_bytes=_Meter(partial(self._emit, "progress", planned.file)),
+            tell=partial(self._emit, "progress", planned.file),
             on_retry=self._on_retry(planned.file),
         )
         try:
             parts.carry()
         except BaseException as error:
-            if not isinstance(error, UploadLostError):
-                reader.gave_up = error  # it was tried again where that may help
+            # What may help was tried within, but for an upload that is gone.
+            this.is_last = not isinstance(error, UploadLostError)
             self._leave(planned, upload, parts, error)
             raise
         try:
@@ -212,9 +221,11 @@ class _Engine:
         if parts.verified:
             stored: StoredFile | None = _record(planned, upload.size, parts.sha256, Action.FETCH)
         else:
-            stored = self._read_back(planned, Action.FETCH)
+            this.stands = True
+            stored = self._read_back(planned, Action.FETCH, told=upload.size)
         if stored is not None:
             return replace(stored, kept=parts.kept)
+        self._heed_stop()  # it is another's by now where the claim is lost
         self.sink.delete([planned.key])
         raise MismatchError(f"{planned.file.path}: what was stored is not what the source has")
 
@@ -222,21 +233,23 @@ class _Engine:
         self, planned: PlannedFile, upload: Upload, parts: PartedFile, error: BaseException
     ) -> None:
         """Keep what the next attempt can use; wrong bytes, and what cannot be told, go."""
-        if not parts.at_rest():
-            return  # a thread is stuck in it: it stays as if this process had died
         useless = isinstance(error, (MismatchError, SourceChangedError, UploadLostError))
         if useless or _identity(planned.file) is None:
-            upload.discard()
+            parts.when_at_rest(upload.discard)
         else:
-            upload.keep()
+            parts.when_at_rest(upload.keep)
 
     def _read_back(
-        self, planned: PlannedFile, action: Action = Action.PRESENT
+        self, planned: PlannedFile, action: Action = Action.PRESENT, *, told: int = 0
     ) -> StoredFile | None:
-        """What stands there already, verified by reading it; None if it is not the file."""
+        """What stands there already, verified by reading it; None if it is not the file.
+
+        `told` are the bytes of which progress was told before.
+        """
         check = Check(planned.file)
+        stands = check.through(self.sink.read(planned.key))
         try:
-            for _ in self._watch(planned.file, check.through(self.sink.read(planned.key)), check):
+            for _ in self._watch(planned.file, stands, check, told=told):
                 pass
         except (IntegrityError, NotFoundError):
             return None
@@ -254,13 +267,15 @@ class _Engine:
             planned, planned.file.size or 0, planned.file.sha256, Action.COPY
         )
 
-    def _watch(self, file: RemoteFile, buffers: Iterable[Buffer], check: Check) -> Iterator[Buffer]:
+    def _watch(
+        self, file: RemoteFile, buffers: Iterable[Buffer], check: Check, *, told: int = 0
+    ) -> Iterator[Buffer]:
         due = time.monotonic() + PROGRESS_EVERY
         for buffer in buffers:
             self._heed_stop()
             yield buffer
             if time.monotonic() >= due:
-                self._emit("progress", file, check.size)
+                self._emit("progress", file, max(told, check.size))
                 due = time.monotonic() + PROGRESS_EVERY
         self._heed_stop()  # the last moment before the sink makes the bytes visible
 
@@ -291,26 +306,6 @@ class _Engine:
                 message=None if message is None else redact(message),
             )
         )
-
-
-class _Meter:
-    """Counts the bytes of one file, which come on several threads; tells of them now and then."""
-
-    def __init__(self, tell: Callable[[int], None]) -> None:
-        self._tell = tell
-        self._lock = threading.Lock()
-        self._done = 0
-        self._due = time.monotonic() + PROGRESS_EVERY
-
-    def __call__(self, count: int) -> None:
-        with self._lock:
-            self._done += count
-            now = time.monotonic()
-            if now < self._due:
-                return
-            self._due = now + PROGRESS_EVERY
-            done = self._done
-        self._tell(done)
 
 
 def _identity(file: RemoteFile) -> str | None:

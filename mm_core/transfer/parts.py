@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
 import time
@@ -10,7 +11,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from mmap import mmap
 
-from mm_core.exceptions import CancelledError, TransientError, UploadLostError
+from mm_core.exceptions import (
+    CancelledError,
+    MMError,
+    StorageError,
+    TransientError,
+    UploadLostError,
+)
 from mm_core.schemas import RemoteFile
 from mm_core.sink import Upload
 from mm_core.source import Source
@@ -27,6 +34,9 @@ SLICE = 1 << 20
 
 LONG_RUN = 64 << 20
 """Bytes that one request asks for where nobody else could read a piece of the file meanwhile."""
+
+PROGRESS_EVERY = 0.2
+"""Seconds between two progress events of one file."""
 
 _POLL = 0.2
 
@@ -72,6 +82,7 @@ class _State:
     left: int = 0
     busy: int = 0
     unwritable: bool = False
+    at_rest: Callable[[], None] | None = None
     error: BaseException | None = None
     read: dict[int, _Part] = field(default_factory=dict)
 
@@ -94,13 +105,12 @@ class PartedFile:
         file: RemoteFile,
         upload: Upload,
         *,
-        on_bytes: Callable[[int], None],
+        tell: Callable[[int], None],
         on_retry: OnRetry,
     ) -> None:
         self._means = means
         self._file = file
         self._upload = upload
-        self._on_bytes = on_bytes
         self._on_retry = on_retry
         self._count = -(-upload.size // upload.part_size)
         self._check = Check(file)
@@ -109,6 +119,7 @@ class PartedFile:
         self._skipped = frozenset() if self.verified else upload.kept
         self._state = _State(left=self._count - len(self._skipped))
         self.kept = sum(self._length(number) for number in upload.kept)
+        self._on_bytes = _Meter(tell, 0 if self.verified else self.kept)
 
     @property
     def sha256(self) -> str:
@@ -119,7 +130,7 @@ class PartedFile:
         """Read, hash and write all parts; raise what went wrong first.
 
         Raises `MismatchError` for bytes that are not what the source states.
-        After an error threads may still be busy: see `at_rest`.
+        After an error threads may still be busy: see `when_at_rest`.
         """
         self._enter()
         try:
@@ -140,13 +151,19 @@ class PartedFile:
         if self.verified:
             self._check.finish()
 
-    def at_rest(self) -> bool:
-        """Wait a moment for the threads of a failed file; whether none touches it any more."""
+    def when_at_rest(self, action: Callable[[], None]) -> None:
+        """Do `action` when no thread touches the upload any more: now, after a moment, or later.
+
+        Later it is done by the last thread that was stuck in it.
+        """
         deadline = time.monotonic() + GRACE / 2
         with self._changed:
             while self._state.busy and time.monotonic() < deadline:
                 self._changed.wait(_POLL)
-            return not self._state.busy
+            if self._state.busy:
+                self._state.at_rest = action
+                return
+        action()
 
     # -- reading ---------------------------------------------------------------------
 
@@ -179,12 +196,19 @@ class PartedFile:
         if not means.source.splits(self._file):
             return
         rest = self._count - self._state.following
+        if rest <= 0:
+            return
         for _ in range(min(means.connections.spare, -(-rest // self._run_length(rest)))):
             self._enter()
             run = contextvars.copy_context().run
-            threading.Thread(
+            lane = threading.Thread(
                 target=run, args=(self._extra_lane,), name="mm-read", daemon=True
-            ).start()
+            )
+            try:
+                lane.start()
+            except RuntimeError:  # the system has no thread to give: it goes without
+                self._leave()
+                return
 
     def _next_run(self) -> range:
         """The next parts that nobody reads yet: all of them to be fetched, or all kept."""
@@ -259,7 +283,7 @@ class PartedFile:
             try:
                 self._heed()
                 self._upload.read_part(number, part.view)
-            except TransientError:  # it is not whole after all
+            except (StorageError, TransientError):  # it is not whole after all
                 self._means.buffers.give(part.buffer)
                 self.kept -= len(part.view)
                 self._fetch(range(number, number + 1), widen=False)
@@ -382,3 +406,27 @@ class PartedFile:
         with self._changed:
             self._state.busy -= 1
             self._changed.notify_all()
+            action = None if self._state.busy else self._state.at_rest
+        if action is not None:
+            with contextlib.suppress(MMError):  # there is nobody left to tell
+                action()
+
+
+class _Meter:
+    """Counts the bytes of one file, which come on several threads; tells of them now and then."""
+
+    def __init__(self, tell: Callable[[int], None], done: int) -> None:
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._done = done
+        self._due = time.monotonic() + PROGRESS_EVERY
+
+    def __call__(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            now = time.monotonic()
+            if now < self._due:
+                return
+            self._due = now + PROGRESS_EVERY
+            done = self._done
+        self._tell(done)

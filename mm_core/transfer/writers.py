@@ -11,33 +11,45 @@ from collections.abc import Callable
 class Writers:
     """Up to `count` daemon threads, started when there is work, ended by `close`.
 
-    What is submitted handles its own errors. After `close` the threads end once
-    the work before it is done; nobody waits for one that is stuck.
+    What is submitted handles its own errors. Where no thread is to be had, and
+    after `close`, it is done on the caller's. Nobody waits for a thread that is stuck.
     """
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._started = 0
+        self._threads = 0
         self._pending = 0
+        self._closed = False
 
     def submit(self, work: Callable[[], None]) -> None:
         """Do `work` on one of the threads, in the order of submission."""
         with self._lock:
-            self._pending += 1
-            start = self._pending > self._started < self._count
-            self._started += start
-        self._work.put(work)
-        if start:
-            run = contextvars.copy_context().run
-            threading.Thread(target=run, args=(self._run,), name="mm-write", daemon=True).start()
+            if not self._closed and self._pending >= self._threads < self._count:
+                self._threads += self._start()
+            queued = not self._closed and self._threads > 0
+            if queued:
+                self._pending += 1
+                self._work.put(work)
+        if not queued:
+            work()
 
     def close(self) -> None:
-        """Let the threads end."""
+        """Let the threads end once the work before is done."""
         with self._lock:
-            for _ in range(self._started):
+            self._closed = True
+            for _ in range(self._threads):
                 self._work.put(None)
+
+    def _start(self) -> bool:
+        run = contextvars.copy_context().run
+        thread = threading.Thread(target=run, args=(self._run,), name="mm-write", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return False
+        return True
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mm_core import ModelManager
 from mm_core.sink import read_bytes
 from mm_core.testing.hub import Fault
 
@@ -272,3 +274,23 @@ def test_one_of_two_backends_fails(hub, local, tmp_path):
     file.write_text("in the way")
     mm("pull", "hf://org/name", "--to", local, "--to", str(file / "x"), check=10)
     assert len(mm_json("list", "--backend", local)["models"]) == 1
+
+
+@pytest.mark.parametrize("backend", ["local", "s3"], indirect=True)
+def test_mending_takes_up_no_parts_of_others(hub, backend):
+    """A version that is AVAILABLE gets verified bytes only: nobody has a claim on it."""
+    content = os.urandom(1 << 20) * 20
+    hub.add_repo("org/m", files={"w.safetensors": content})
+    with ModelManager(backend=backend) as manager:
+        manager.pull("hf://org/m")
+        sink = manager.sink()
+        (key,) = [found.key for found in sink.list("models/")]
+        sink.delete([key])
+        identity = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        upload = sink.begin_upload(key, size=len(content), identity=identity)
+        upload.write_part(0, memoryview(bytes(upload.part_size)))
+        upload.keep()
+        mended = manager.pull("hf://org/m")
+        assert (mended.fetched_bytes, mended.present_bytes) == (len(content), 0)
+        assert manager.verify("org/m").ok
+        assert [left.key for left in sink.unfinished("models/")] == [key]

@@ -29,7 +29,8 @@ from mm_core import (
 from mm_core.manifests import bytes_by_action
 from mm_core.planning import make_plan
 from mm_core.sink import read_bytes
-from mm_core.transfer import RateLimit, TransferOptions, transfer
+from mm_core.transfer import RateLimit, TransferOptions, engine, transfer
+from mm_core.transfer import parts as engine_parts
 from mm_core.transfer.buffers import Buffers
 from mm_core.transfer.connections import Connections
 from mm_core.transfer.retry import RetryPolicy
@@ -499,3 +500,104 @@ def test_a_bad_answer_costs_no_parts_that_were_kept(make_sink, readable):
     run(source, sink)
     assert stands(sink, source)
     assert source.fetched == 15 * PART
+
+
+def test_after_a_clean_restart_parts_are_kept_again(make_sink, readable):
+    content = noise(20 * PART)
+    sink = make_sink(readable)
+    sink.kept["models/m/r/w"] = (len(content), {3: noise(PART, 99)})
+    # the parts before the kept one, those after it, and then all anew
+    turns = {"w": [(None, None), (None, None), (4_500, StorageError("gone"))]}
+    source = RangeSource({"w": content}, turns=turns, splits=False)
+    with pytest.raises(StorageError, match="gone"):
+        run(source, sink)
+    assert sink.ended[-1] == "keep"
+    assert set(sink.kept["models/m/r/w"][1]) == {0, 1, 2, 3}
+
+
+def test_a_fault_of_the_read_back_fetches_nothing_again(make_sink):
+    content = noise(20 * PART)
+    sink = make_sink(readable=False)
+    sink.kept["models/m/r/w"] = (len(content), {3: content[3 * PART : 4 * PART]})
+    faults = [TransientError("busy"), TransientError("busy")]
+    read = sink.read
+
+    def unwilling(key, *span):
+        if faults:
+            raise faults.pop()
+        return read(key, *span)
+
+    sink.read = unwilling
+    source = RangeSource({"w": content})
+    run(source, sink)
+    assert stands(sink, source)
+    assert not faults
+    assert source.fetched == 19 * PART
+
+
+def test_a_kept_part_that_cannot_be_read_is_fetched(make_sink, monkeypatch):
+    content = noise(20 * PART)
+    sink = make_sink()
+    sink.kept["models/m/r/w"] = (len(content), {3: content[3 * PART : 4 * PART]})
+
+    def broken(*_):
+        raise StorageError("input/output error")
+
+    monkeypatch.setattr(PartUpload, "read_part", broken)
+    source = RangeSource({"w": content})
+    run(source, sink)
+    assert stands(sink, source)
+    assert source.fetched == 20 * PART
+
+
+def test_progress_of_a_resumed_file_never_goes_backwards(make_sink, readable, monkeypatch):
+    monkeypatch.setattr(engine_parts, "PROGRESS_EVERY", 0.0)
+    monkeypatch.setattr(engine, "PROGRESS_EVERY", 0.0)
+    content = noise(40 * PART)
+    sink = make_sink(readable)
+    parts = {n: content[n * PART : (n + 1) * PART] for n in range(30)}
+    sink.kept["models/m/r/w"] = (len(content), parts)
+    _, events = run(RangeSource({"w": content}), sink, connections=1)
+    done = [event.done for event in events if event.kind == "progress"]
+    assert done == sorted(done)
+    assert done[-1] == len(content)
+    assert readable or done[0] > 30 * PART
+
+
+@pytest.mark.timeout(30)
+def test_an_upload_is_let_go_by_the_last_thread_that_is_stuck_in_it(make_sink):
+    stuck, free = threading.Event(), threading.Event()
+
+    def faults(number):
+        if number == 1:
+            stuck.set()
+            free.wait()
+
+    cancelled = threading.Event()
+    sink = make_sink(faults=faults)
+    source = RangeSource({"w": noise(20 * PART)})
+    work = threading.Thread(target=lambda: stuck.wait() and cancelled.set())
+    work.start()
+    with pytest.raises(CancelledError):
+        run(source, sink, cancelled=cancelled)
+    assert sink.ended == []
+    free.set()
+    deadline = time.monotonic() + 10
+    while not sink.ended and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert sink.ended == ["keep"]
+
+
+@pytest.mark.timeout(30)
+def test_a_system_without_threads_to_give_still_moves_a_file(make_sink, monkeypatch):
+    start = threading.Thread.start
+
+    def sparing(self):
+        if self.name.startswith(("mm-read", "mm-write")):
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", sparing)
+    source, sink = RangeSource({"w": noise(20 * PART)}), make_sink()
+    run(source, sink)
+    assert stands(sink, source)
