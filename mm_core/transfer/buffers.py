@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from mmap import mmap
 
 from mm_core.exceptions import CancelledError, StorageError
@@ -54,6 +55,23 @@ class Buffers:
                 hint="use a smaller --memory",
             ) from error
 
+    @contextmanager
+    def reserved(self, size: int, *, stopped: Callable[[], bool]) -> Iterator[None]:
+        """Count `size` bytes that somebody else holds; waits for them to fit as for a buffer."""
+        with self._changed:
+            while not self._fits(size, its_turn=True):
+                if stopped():
+                    raise CancelledError("stopped")
+                self._changed.wait(_POLL)
+            self._used += size
+            self._make_room(size)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= size
+                self._changed.notify_all()
+
     def give(self, buffer: mmap) -> None:
         """Give a buffer back. Nobody may look at it any more."""
         with self._changed:
@@ -72,9 +90,10 @@ class Buffers:
         return self._used + size + self._largest <= self.budget
 
     def _make_room(self, size: int) -> None:
-        """Let idle buffers of other sizes go, as far as the budget needs it."""
+        """Let idle buffers go as far as the budget needs it, those of `size` last."""
         idle = sum(length * len(buffers) for length, buffers in self._idle.items())
-        for length, buffers in self._idle.items():
-            while buffers and self._used + idle > self.budget and length != size:
+        for length in sorted(self._idle, key=lambda length: length == size):
+            buffers = self._idle[length]
+            while buffers and self._used + idle > self.budget:
                 buffers.pop()
                 idle -= length

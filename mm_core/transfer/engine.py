@@ -32,6 +32,9 @@ from mm_core.transfer.writers import Writers
 MEMORY = 128 << 20
 """The default of `TransferOptions.memory`, in bytes."""
 
+STREAM = 8 << 20
+"""Bytes of the budget that are counted for one stream: what a sink may hold of it."""
+
 OnEvent = Callable[[TransferEvent], None]
 
 
@@ -164,8 +167,13 @@ class _Engine:
         )
         check = Check(file)
         chunks = self._watch(file, check.through(self._slowly(reader)), check)
+        stopped = self.means.stop.is_set
+        held = STREAM if file.size is None else min(file.size, STREAM)
         try:
-            with self.means.connections.own(self.means.stop.is_set):
+            with (
+                self.means.connections.own(stopped),
+                self.means.buffers.reserved(held, stopped=stopped),
+            ):
                 self.sink.write(planned.key, chunks, size=file.size)
         finally:
             this.is_last = reader.gave_up is not None

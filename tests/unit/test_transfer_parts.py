@@ -601,3 +601,30 @@ def test_a_system_without_threads_to_give_still_moves_a_file(make_sink, monkeypa
     source, sink = RangeSource({"w": noise(20 * PART)}), make_sink()
     run(source, sink)
     assert stands(sink, source)
+
+
+def test_streams_count_in_the_budget(make_sink, monkeypatch):
+    monkeypatch.setattr(engine, "STREAM", 2 * PART)
+    most = 0
+    write = MemorySink.write
+
+    def noting(self, *arguments, **more):
+        nonlocal most
+        with lock:
+            holding.append(1)
+            most = max(most, len(holding))
+        time.sleep(0.01)
+        try:
+            write(self, *arguments, **more)
+        finally:
+            with lock:
+                holding.pop()
+
+    holding: list[int] = []
+    lock = threading.Lock()
+    monkeypatch.setattr(MemorySink, "write", noting)
+    files = {f"s{n}": noise(PART, n) for n in range(12)} | {"w": noise(30 * PART)}
+    source, sink = RangeSource(files), make_sink()
+    run(source, sink, jobs=8, connections=8, memory=3 * PART)
+    assert stands(sink, source)
+    assert most <= 3
