@@ -40,6 +40,7 @@ _Origin = tuple[str, str, int | None]
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+_CHANGED_HINT = "pull again: the new state of the file is another version"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ class Target:
     `headers` go to the URL's own scheme, host and port only. `size` and `etag`
     are what the entity had when it was described; `modified` is its Last-Modified,
     for servers without ETags. `immutable` says that the URL names bytes that never
-    change, so that neither is needed to go on in the middle.
+    change, or whose hash is known, so that neither is needed to go on in the middle.
     `allow` is asked before each request, also for the targets of redirects; it
     raises to refuse. `explain` may turn a refusal into a better error.
     """
@@ -291,11 +292,12 @@ def _check_answer(response: Response, target: Target, start: int) -> None:
     _check_entity(response, target)
     if response.status == 200:
         _check_length(response, target)
-    if start and not target.immutable and not _is_tied(response, target):
+    in_ranges = response.status == 206 and _validator(target) is not None
+    if (start or in_ranges) and not target.immutable and not _is_tied(response, target):
         raise SourceChangedError(
             f"{redact_url(target.url)} cannot be read from the middle: its server states "
             "nothing by which its file could be known again",
-            hint="pull again: it will be read from its start",
+            hint="pull again, to read it from its start, or name its sha256",
         )
 
 
@@ -308,39 +310,34 @@ def _refusal(response: Response, target: Target) -> MMError:
 
 
 def _check_entity(response: Response, target: Target) -> None:
-    if target.immutable:
-        return
     etag, modified = response.headers.get("etag"), response.headers.get("last-modified")
     other_tag = target.etag and etag and etag != target.etag
-    other_time = not target.etag and target.modified and modified and modified != target.modified
+    other_time = target.modified and modified and modified != target.modified
+    if target.immutable and target.etag:  # one tag is enough where a hash follows
+        other_time = False
     if other_tag or other_time:
         raise SourceChangedError(
-            f"{redact_url(target.url)} changed while it was read",
-            hint="pull again: the new state of the file is another version",
+            f"{redact_url(target.url)} changed while it was read", hint=_CHANGED_HINT
         )
 
 
 def _check_length(response: Response, target: Target) -> None:
     length = response.length
     if target.size is not None and length is not None and length != target.size:
-        raise SourceChangedError(
-            f"{redact_url(target.url)} has {length} bytes now, not {target.size}"
-        )
+        raise _another_size(target, length)
 
 
 def _is_tied(response: Response, target: Target) -> bool:
     """Whether this is known to be the described entity: a range of it, or all of it again.
 
-    A 206 was asked for by If-Range where the validator is strong, and need not
-    repeat it; a 200 must state the same ETag or time.
+    It must say so itself, by the same strong ETag, or the same time where there is
+    no ETag: a server that does not know If-Range sends a range of whatever it has.
+
+    https://www.rfc-editor.org/rfc/rfc9110#section-15.3.7
     """
-    if target.etag is not None:
-        told = response.headers.get("etag") == target.etag
-    else:
-        told = target.modified is not None and (
-            response.headers.get("last-modified") == target.modified
-        )
-    return told or (response.status == 206 and _validator(target) is not None)
+    name = "last-modified" if target.etag is None else "etag"
+    validator = _validator(target)
+    return validator is not None and response.headers.get(name) == validator
 
 
 def _check_content_range(
@@ -356,9 +353,7 @@ def _check_content_range(
     if first != start or last < first or (stop is not None and last >= stop):
         raise _another_range(target, start)
     if target.size is not None and total not in (None, target.size):
-        raise SourceChangedError(
-            f"{redact_url(target.url)} has {total} bytes now, not {target.size}"
-        )
+        raise _another_size(target, total)
     if total is not None and last >= total:
         raise _another_range(target, start)
     if response.length is not None and response.length > last + 1 - first:
@@ -366,6 +361,12 @@ def _check_content_range(
     if total is None:
         return last + 1 if stop is None else stop
     return total if stop is None else min(stop, total)
+
+
+def _another_size(target: Target, size: int | None) -> SourceChangedError:
+    return SourceChangedError(
+        f"{redact_url(target.url)} has {size} bytes now, not {target.size}", hint=_CHANGED_HINT
+    )
 
 
 def _another_range(target: Target, start: int) -> IntegrityError:
@@ -402,6 +403,11 @@ def same_origin(one: str, other: str) -> bool:
     return _origin(one) == _origin(other)
 
 
+def strong(etag: str | None) -> str | None:
+    """The ETag if it stands for the very bytes; None for a weak one."""
+    return None if etag is None or etag.startswith("W/") else etag
+
+
 def _origin(url: str) -> _Origin:
     parts = urlsplit(url)
     default = {"http": 80, "https": 443}.get(parts.scheme)
@@ -410,9 +416,7 @@ def _origin(url: str) -> _Origin:
 
 def _validator(target: Target) -> str | None:
     """What If-Range may hold: a strong ETag, or a time where there is no ETag at all."""
-    if target.etag is None:
-        return target.modified
-    return None if target.etag.startswith("W/") else target.etag
+    return target.modified if target.etag is None else strong(target.etag)
 
 
 def _head(response: Response) -> Head:

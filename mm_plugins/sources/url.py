@@ -36,7 +36,7 @@ from mm_core import (
     remember_secret,
 )
 from mm_plugins._connections import is_loopback
-from mm_plugins.http import Head, HttpClient, Target, error_for
+from mm_plugins.http import Head, HttpClient, Target, error_for, strong
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _SHA256 = re.compile(r"sha256=([0-9a-fA-F]{64})")
@@ -119,8 +119,9 @@ class UrlSource(Source):
     def read(self, file: RemoteFile, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
         """The bytes ``[start, end)``; from its start again where the server has no ranges.
 
-        Without ranges, the bytes before `start` are read and left out, if ETag or
-        Last-Modified say that the file is still the same: else `SourceChangedError`.
+        Without ranges, the bytes before `start` are read and left out. Either way a
+        strong ETag, or Last-Modified where there is no ETag, must say that the file is
+        still the same, unless its sha256 is known: else `SourceChangedError`.
         """
         yield from self._http.read(self._target_of(file), start, end)
 
@@ -130,7 +131,7 @@ class UrlSource(Source):
 
     def splits(self, file: RemoteFile) -> bool:
         """Where ranges can be tied to one state of the file, and the server knows them."""
-        tied = file.etag is not None or file.sha256 is not None
+        tied = strong(file.etag) is not None or file.sha256 is not None
         return tied and self._http.honours_ranges(_without_credentials(file.extra["url"])[0])
 
     def close(self) -> None:
@@ -138,13 +139,12 @@ class UrlSource(Source):
         self._http.close()
 
     def _target_of(self, file: RemoteFile) -> Target:
-        modified = file.extra.get("modified")
         return self._target(
             file.extra["url"],
             size=file.size,
             etag=file.etag,
-            modified=modified,
-            immutable=file.sha256 is not None and file.etag is None and modified is None,
+            modified=file.extra.get("modified"),
+            immutable=file.sha256 is not None,
         )
 
     def _target(self, url: str, **facts: Any) -> Target:
@@ -228,9 +228,9 @@ def _model_id(url: str, path: str) -> str:
 
 def _label(etag: str | None) -> str | None:
     """A strong ETag as a version; one that is no allowed version by its digest."""
-    if etag is None or etag.startswith("W/") or not etag.strip('"'):
+    label = (strong(etag) or "").strip('"')
+    if not label:
         return None
-    label = etag.strip('"')
     try:
         if label.isascii() and len(label) <= _LABEL_LENGTH:
             return check_version(label)

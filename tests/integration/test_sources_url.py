@@ -426,6 +426,69 @@ def test_nothing_to_know_the_file_by(site, source, ranges):
     assert read(source, file, 1000, 2000) == DATA[1000:2000]
 
 
+NEW = "Tue, 24 Nov 2026 11:00:00 GMT"
+OLD = "Tue, 24 Nov 2026 10:00:00 GMT"
+
+
+def ignoring_if_range(data, headers, *, head):
+    """A server that answers ranges of what it has now with `headers`, HEAD with `head`."""
+
+    def answer(handler):
+        if handler.command == "HEAD":
+            return handler.say(200, data, **head)
+        start, end = handler.wanted
+        body = data[start:end]
+        place = f"bytes {start}-{start + len(body) - 1}/{len(data)}"
+        return handler.say(206, body, Content_Range=place, **headers)
+
+    return answer
+
+
+@pytest.mark.parametrize("start", [0, 1000])
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        ({"ETag": '"v1"'}, {}),
+        ({"ETag": '"v1"', "Last_Modified": OLD}, {"Last_Modified": OLD}),
+        ({"ETag": '"v1"'}, {"ETag": 'W/"v1"'}),
+        ({"ETag": '"v1"', "Last_Modified": OLD}, {"ETag": '"v1"', "Last_Modified": NEW}),
+        ({"ETag": 'W/"v1"', "Last_Modified": OLD}, {"ETag": 'W/"v1"', "Last_Modified": NEW}),
+        ({"Last_Modified": OLD}, {}),
+    ],
+)
+def test_a_range_says_itself_of_which_file_it_is(site, source, start, head, told):
+    """If-Range may be ignored: only a strong ETag or the time of the answer itself ties it."""
+    site.answer = ignoring_if_range(DATA, told, head=head)
+    (file,) = shoot(source, f"{site.url}/model.bin").files
+    with pytest.raises(SourceChangedError) as caught:
+        read(source, file, start, 2000)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_weak_etag_ties_nothing(site, source, ranges):
+    """Read whole by one request, and never gone on with in the middle, unless a hash is known."""
+    site.answer = serve(etag='W/"v1"', ranges=ranges)
+    (file,) = shoot(source, f"{site.url}/model.bin").files
+    assert not source.splits(file)
+    assert read(source, file) == DATA
+    with pytest.raises(SourceChangedError, match="from the middle"):
+        read(source, file, 1000)
+    (file,) = shoot(source, f"{site.url}/model.bin#sha256={SHA256}").files
+    assert read(source, file, 1000, 2000) == DATA[1000:2000]
+
+
+def test_a_hash_needs_no_tie(site, source):
+    """What the server leaves out does no harm where the bytes are checked; what it says counts."""
+    site.answer = ignoring_if_range(DATA, {}, head={"ETag": '"v1"', "Last_Modified": OLD})
+    (file,) = shoot(source, f"{site.url}/model.bin#sha256={SHA256}").files
+    assert source.splits(file)
+    assert read(source, file, 1000, 2000) == DATA[1000:2000]
+    site.answer = serve(OTHER, etag='"v2"')
+    with pytest.raises(SourceChangedError):
+        read(source, file, 1000)
+
+
 def test_another_size(site, source):
     """The same ETag and another size is no longer the same file."""
     (file,) = shoot(source, f"{site.url}/model.bin").files
