@@ -20,7 +20,8 @@ from mm_core import ConfigError, StorageError, TransientError, remember_secret
 
 _T = TypeVar("_T")
 
-_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+_CA_VARIABLES = CA_VARIABLES  # the name by which it was known
 _PORTS = {"http": 80, "https": 443}
 _PROXY_HINT = "HTTPS_PROXY, HTTP_PROXY or ALL_PROXY must be an http or https URL"
 _TUNNEL_HEAD = 1 << 16
@@ -146,7 +147,7 @@ def ssl_context() -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.hostname_checks_common_name = False
     context.set_alpn_protocols(["http/1.1"])
-    name = next((name for name in _CA_VARIABLES if os.environ.get(name)), None)
+    name = next((name for name in CA_VARIABLES if os.environ.get(name)), None)
     if name is None:
         context.load_default_certs()
         return context
@@ -216,7 +217,7 @@ def _encrypt(sock: Stream, context: ssl.SSLContext | None, host: str) -> Stream:
     try:
         if isinstance(sock, ssl.SSLSocket):
             return TlsInTls(sock, context, name)
-        return context.wrap_socket(sock, server_hostname=name)
+        return context.wrap_socket(sock, server_hostname=name, suppress_ragged_eofs=False)
     except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError):
         raise
     except ssl.SSLError as error:
@@ -251,11 +252,12 @@ class TlsInTls:
         return bytes(buffer[: self.recv_into(memoryview(buffer))])
 
     def recv_into(self, buffer: memoryview) -> int:
-        """How many bytes came; 0 at the end."""
-        try:
-            return self._run(lambda: int(self._inner.read(len(buffer), buffer)))
-        except ssl.SSLEOFError:
-            return 0
+        """How many bytes came; 0 at the end. One that was not announced is an `SSLEOFError`."""
+        return self._run(lambda: int(self._inner.read(len(buffer), buffer)))
+
+    def pending(self) -> int:
+        """How many bytes have come that nobody took, as far as they are not in the socket."""
+        return self._inner.pending() + self._coming.pending + self._outer.pending()
 
     def settimeout(self, seconds: float | None) -> None:
         """How long a step may take."""

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 from mm_core import StorageError, redact_url
-from mm_plugins._connections import Route, Stream, authority, end_stream
+from mm_plugins._connections import Route, Stream, TlsInTls, authority, end_stream
 
 _HEAD_LIMIT = 1 << 16
 _READ_AHEAD = 1 << 14
@@ -138,6 +138,8 @@ class Line:
 
     def is_quiet(self) -> bool:
         """Whether nothing has come unasked, such as its end."""
+        if isinstance(self._stream, (ssl.SSLSocket, TlsInTls)) and self._stream.pending():
+            return False
         if hasattr(select, "poll"):
             poll = select.poll()
             poll.register(self._stream.fileno(), select.POLLIN)

@@ -288,4 +288,6 @@ def _fault(error: Exception, url: str, seconds: float, *, proxy: object = None) 
     reason = str(error)
     if isinstance(error, TimeoutError) and error.errno is None:
         reason = f"nothing came for {seconds:g} s"
+    elif isinstance(error, ssl.SSLEOFError):
+        reason = "the connection was cut"
     return TransientError(f"{redact_url(url)}{way}: {redact(reason)}", hint=_HINT)

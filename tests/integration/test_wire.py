@@ -588,6 +588,60 @@ def test_a_cut_and_a_stall_under_tls(serve, context):
     wire.close()
 
 
+@pytest.fixture(params=["direct", "tunnel"])
+def to_tls(request, serve, context, monkeypatch):
+    """Serve by TLS, or by TLS within that to a proxy; gives the server and its URL."""
+
+    def start(answer):
+        server = serve(answer, context=context)
+        if request.param == "direct":
+            return server, server.url
+        monkeypatch.setenv("https_proxy", serve(tunnel(server), context=context).url)
+        return server, "https://models.example"
+
+    return start
+
+
+def test_what_tls_holds_back_is_never_the_next_answer(to_tls, wire):
+    """More than was stated, in the same record: the connection is not used again."""
+
+    def answer(server, stream):
+        while server.take(stream):
+            stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
+            stream.sendall(b"goodHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL")
+
+    server, url = to_tls(answer)
+    for _ in range(2):
+        with get(wire, url) as response:
+            time.sleep(0.1)
+            assert whole(response) == b"good"
+    assert server.connections == 2
+
+
+def hang_up(*, announced):
+    """A body without a length; the end of the connection is announced as TLS demands, or not."""
+
+    def answer(server, stream):
+        server.take(stream)
+        stream.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + DATA[:1000])
+        if announced:
+            with contextlib.suppress(OSError):
+                stream.unwrap()
+
+    return answer
+
+
+def test_a_body_under_tls_until_it_is_closed(to_tls, wire):
+    """Its end is announced: else it was cut, by whoever is on the way."""
+    assert whole(get(wire, to_tls(hang_up(announced=True))[1])) == DATA[:1000]
+    wire.close()
+    with get(Wire(), to_tls(hang_up(announced=False))[1]) as response:
+        buffer = memoryview(bytearray(2000))
+        assert bytes(buffer[: response.readinto(buffer)]) == DATA[:1000]
+        with pytest.raises(TransientError, match="cut"):
+            response.readinto(buffer)
+
+
 def test_a_certificate_that_nobody_trusts(serve, wire, context, monkeypatch):
     """The hint says what to set."""
     monkeypatch.delenv("SSL_CERT_FILE")
