@@ -12,6 +12,7 @@ import socket
 import ssl
 import struct
 import sys
+import time
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
@@ -20,6 +21,7 @@ from mm_core import StorageError, redact_url
 from mm_plugins._connections import Route, Stream, TlsInTls, authority, end_stream
 
 _HEAD_LIMIT = 1 << 16
+_INTERIM_LIMIT = 16
 _READ_AHEAD = 1 << 14
 _SMALL_BODY = 1 << 14
 _SLICE = 1 << 18
@@ -93,11 +95,9 @@ class Line:
         return None
 
     def read_head(self, unsent: OSError | None = None) -> Head:
-        """What stands before the body, past all interim answers; `unsent` is as `send` told."""
+        """What stands before the body, past the interim answers; `unsent` is as `send` told."""
         try:
-            head = self._one_head()
-            while 100 <= head.status < 200 and head.status != 101:
-                head = self._one_head()
+            head = self._final_head()
         except OSError:
             if unsent is not None:
                 raise unsent from None
@@ -106,14 +106,23 @@ class Line:
             return head._replace(headers={**head.headers, "connection": "close"})
         return head
 
-    def read_line(self) -> bytes:
-        """The bytes before the next line break, which is read over."""
+    def read_line(self, began: float | None = None) -> bytes:
+        """The bytes before the next line break, which is read over.
+
+        `began` is when the lines began to come that must all come in time.
+        """
         while b"\n" not in self.ahead:
-            if len(self.ahead) > _HEAD_LIMIT:
-                raise MalformedError("a line without an end")
-            self._read_ahead()
+            began = self._read_on(began)
         line, _, self.ahead = self.ahead.partition(b"\n")
         return line.removesuffix(b"\r")
+
+    def read_over_trailers(self) -> None:
+        """Read over what may stand behind a body in chunks, and the empty line after it."""
+        began, size = time.monotonic(), 0
+        while line := self.read_line(began):
+            size += len(line)
+            if size > _HEAD_LIMIT:
+                raise MalformedError("trailers without an end")
 
     def fill(self, buffer: memoryview) -> int:
         """Fill `buffer`; fewer bytes at the end of the connection, and before a fault."""
@@ -191,11 +200,29 @@ class Line:
         self.has_begun = True
         self.ahead = self.ahead + data if self.ahead else data
 
+    def _read_on(self, began: float | None) -> float:
+        """Read more of what began to come at `began`; None where nothing came yet.
+
+        Who sends a byte now and then is never silent; so the whole has its time, too.
+        """
+        if len(self.ahead) > _HEAD_LIMIT:
+            raise MalformedError("headers without an end")
+        if began is not None and time.monotonic() - began > self.read_timeout:
+            raise ConnectionError(f"the headers took more than {self.read_timeout:g} s")
+        self._read_ahead()
+        return time.monotonic() if began is None else began
+
+    def _final_head(self) -> Head:
+        for _ in range(_INTERIM_LIMIT + 1):
+            head = self._one_head()
+            if not 100 <= head.status < 200 or head.status == 101:
+                return head
+        raise MalformedError("interim answers without an end")
+
     def _one_head(self) -> Head:
+        began = None
         while (end := _HEAD_END.search(self.ahead)) is None:
-            if len(self.ahead) > _HEAD_LIMIT:
-                raise MalformedError("headers without an end")
-            self._read_ahead()
+            began = self._read_on(began)
         first, *lines = _LINE_END.split(self.ahead[: end.start()])
         self.ahead = self.ahead[end.end() :]
         match = _STATUS.fullmatch(first)
@@ -215,18 +242,32 @@ class Chunks:
         self._line = line
         self._left = 0
         self._is_first = True
+        self._fault: OSError | MalformedError | None = None
 
     def readinto(self, buffer: memoryview) -> int:
+        """Fill `buffer`; fewer bytes at the end of the body, and before a fault.
+
+        The call after it raises the fault: `OSError`, or `MalformedError` also for a
+        body that ends without its last chunk.
+        """
+        if self._fault is not None:
+            raise self._fault
         count = 0
-        while count < len(buffer) and not self.are_over:
-            if self._left == 0:
-                self._next()
-                continue
-            wanted = min(self._left, len(buffer) - count)
-            if self._line.fill(buffer[count : count + wanted]) < wanted:
-                raise MalformedError("the answer ended within a chunk")
-            count += wanted
-            self._left -= wanted
+        try:
+            while count < len(buffer) and not self.are_over:
+                if self._left == 0:
+                    self._next()
+                    continue
+                wanted = min(self._left, len(buffer) - count)
+                came = self._line.fill(buffer[count : count + wanted])
+                count += came
+                self._left -= came
+                if came < wanted:
+                    raise self._line.fault or MalformedError("the answer ended within a chunk")
+        except (OSError, MalformedError) as error:
+            if not count:
+                raise
+            self._fault = error
         return count
 
     def _next(self) -> None:
@@ -238,14 +279,19 @@ class Chunks:
             raise MalformedError("a chunk without its size")
         self._left = int(match[1], 16)
         if self._left == 0:
-            while self._line.read_line():
-                pass
+            self._line.read_over_trailers()
             self.are_over = True
 
 
 def request_head(
     method: str, url: str, route: Route, headers: Mapping[str, str], length: int | None
 ) -> bytes:
+    """The bytes of a request before its body of `length` bytes; None where it has none.
+
+    `url` is escaped as far as it is not, and made absolute for a proxy that is asked
+    itself. Host, Content-Length and the proxy's credentials are added. Raises
+    `StorageError`, which quotes nothing, for a header that is malformed.
+    """
     place = authority(route.host, route.port, route.scheme)
     parts = urlsplit(url)
     target = quote(parts.path or "/", safe=_IN_URL) + (
@@ -263,7 +309,7 @@ def request_head(
             raise StorageError(  # which does not quote it: it may be a secret
                 f"{redact_url(url)}: a header is malformed",
                 hint="check the headers and the token of this source for line breaks",
-            ) from None
+            )
         if name.lower() not in _OWN_HEADERS:
             lines.append(f"{name}: {value}")
     if length is not None or method in ("PUT", "POST", "PATCH"):
@@ -288,6 +334,11 @@ def _parse_headers(lines: list[bytes]) -> dict[str, str]:
 
 
 def content_length(headers: Mapping[str, str]) -> int | None:
+    """How many bytes the body has; None where its end alone tells.
+
+    A Transfer-Encoding overrides the length. The same length may be stated twice.
+    Raises `MalformedError` for any other.
+    """
     if "transfer-encoding" in headers or "content-length" not in headers:
         return None
     values = {value.strip() for value in headers["content-length"].split(",")}
@@ -298,6 +349,7 @@ def content_length(headers: Mapping[str, str]) -> int | None:
 
 
 def is_chunked(headers: Mapping[str, str]) -> bool:
+    """Whether the body comes in chunks. Raises `MalformedError` for other transfer codings."""
     coding = headers.get("transfer-encoding", "").lower().strip()
     if coding not in ("", "identity", "chunked"):
         raise MalformedError("a transfer coding that was not asked for")
@@ -305,5 +357,6 @@ def is_chunked(headers: Mapping[str, str]) -> bool:
 
 
 def is_kept(head: Head) -> bool:
+    """Whether the server takes another request when this answer was read to its end."""
     options = {option.strip() for option in head.headers.get("connection", "").lower().split(",")}
     return "close" not in options and (head.version >= 1 or "keep-alive" in options)

@@ -158,7 +158,7 @@ def test_headers_that_cannot_be_sent_are_not_quoted(serve, client, value):
         read(client, f"{site.url}/", headers={"Authorization": value})
     assert "verySecret" not in f"{caught.value!r} {caught.value.hint}"
     assert caught.value.__cause__ is None
-    assert caught.value.__suppress_context__
+    assert caught.value.__context__ is None
     assert site.seen == []
 
 

@@ -361,6 +361,71 @@ def test_broken_chunks(serve, wire, rest):
         whole(get(wire, server.url))
 
 
+CHUNK = b"10000\r\n" + DATA[:65_536] + b"\r\n"
+
+
+@pytest.mark.parametrize("rest", [b"10000\r\nabc", b"5\r\nabcXX\r\nYY", b"zz\r\n", b"0\r\n"])
+def test_a_cut_of_chunks_comes_after_what_came(waits, serve, wire, rest):
+    """All bytes before a fault are given, and then the error, as for a body with a length."""
+    start = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    server = serve(raw(start + 10 * CHUNK + rest))
+    for size in (1 << 20, 655_360, 1000):
+        body, buffer = bytearray(), memoryview(bytearray(size))
+        with get(wire, server.url) as response, pytest.raises(TransientError):
+            while count := response.readinto(buffer):
+                body += buffer[:count]
+        assert bytes(body[:655_360]) == DATA[:65_536] * 10
+
+
+def test_a_stall_of_chunks_comes_after_what_came(waits, serve):
+    """Silence within a chunk is told by the next call, and waited for once."""
+    wire = Wire(read_timeout=0.5)
+    start = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with get(wire, serve(raw(start + CHUNK + b"5\r\nabc", wait=True)).url) as response:
+        buffer = memoryview(bytearray(1 << 20))
+        assert response.readinto(buffer) == 65_539
+        began = time.monotonic()
+        with pytest.raises(TransientError, match=r"nothing came for 0\.5 s"):
+            response.readinto(buffer)
+        assert time.monotonic() - began < 0.3
+    wire.close()
+
+
+def drip(start, drop):
+    """Answer by `start`, and then by `drop` again and again."""
+
+    def answer(server, stream):
+        server.take(stream)
+        stream.sendall(start)
+        while not server.closing.wait(0.02):
+            stream.sendall(drop)
+
+    return answer
+
+
+IN_CHUNKS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "drop"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 103 Hints\r\n\r\nHTTP/1.1 200 OK\r\nX: ", b"y"),
+        (IN_CHUNKS, b"0"),
+        (IN_CHUNKS + b"0\r\n", b"X: y\r\n"),
+        (IN_CHUNKS + b"0\r\n", (b"X: " + b"y" * 997 + b"\r\n") * 100),
+    ],
+)
+def test_what_never_ends_is_left(waits, serve, start, drop):
+    """A server that never falls silent does not hold anyone for ever either."""
+    wire = Wire(read_timeout=0.5)
+    began = time.monotonic()
+    with pytest.raises(TransientError), get(wire, serve(drip(start, drop)).url) as response:
+        response.read(100)
+    assert time.monotonic() - began < 3
+    wire.close()
+
+
 def test_a_body_until_the_connection_closes(serve, wire):
     """HTTP/1.0 has no other end."""
     server = serve(raw(b"HTTP/1.0 200 OK\r\n\r\n" + DATA))
