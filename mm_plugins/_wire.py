@@ -30,16 +30,17 @@ from mm_plugins._line import (
 
 IDLE_LIMIT = 64
 IDLE_SECONDS = 60.0
+TRY_AGAIN = "look at the connection and try again"
 
 _SLICE = 1 << 18
-_HINT = "look at the connection and try again"
 
 
 class Wire:
     """Connections to any number of servers, shared by threads. Timeouts are in seconds.
 
-    `read_timeout` is how long no byte may come, or none be taken; a stall is seen
-    after one to two times as long. Idle connections are kept for a minute.
+    `read_timeout` is how long no byte may come, or none be taken, and how long headers
+    may take that began to come; a stall is seen after one to two times as long. Idle
+    connections are kept for a minute.
     """
 
     def __init__(self, *, connect_timeout: float = 10.0, read_timeout: float = 60.0) -> None:
@@ -49,6 +50,7 @@ class Wire:
         self._context_lock = threading.Lock()
         self._context: ssl.SSLContext | None = None
         self._idle: list[Line] = []
+        self._is_closed = False
         self._busy: weakref.WeakSet[Line] = weakref.WeakSet()
 
     def request(
@@ -65,9 +67,9 @@ class Wire:
         Nothing is tried twice, except that a `repeatable` request goes to a new
         connection where a kept one turns out to be dead before an answer began.
         The body is sent as it lies in memory. Raises `TransientError` for faults of
-        the network, `StorageError` for a URL or header that cannot be sent and for a
-        certificate that is not trusted, `ConfigError` for a proxy or certificates of
-        the environment that cannot be used.
+        the network, `StorageError` for a URL or header that cannot be sent, for a
+        certificate that is not trusted and after `close`, `ConfigError` for a proxy or
+        certificates of the environment that cannot be used.
         """
         try:
             route = route_to(url)
@@ -91,8 +93,9 @@ class Wire:
             raise _fault(error.reason, url, self._read_timeout) from error.reason
 
     def close(self) -> None:
-        """Close all connections; who still reads one gets a `TransientError`."""
+        """Close all connections for good; who still reads one gets a `TransientError`."""
         with self._lock:
+            self._is_closed = True
             idle, self._idle = self._idle, []
             for line in self._busy:
                 line.interrupt()
@@ -141,6 +144,7 @@ class Wire:
         shared, limit = route.shared, time.monotonic() - IDLE_SECONDS
         while True:
             with self._lock:
+                self._refuse_closed()
                 found = [i for i, line in enumerate(self._idle) if line.route == shared]
                 if not found:
                     return None
@@ -163,9 +167,20 @@ class Wire:
                 raise
             raise _fault(error, url, self._connect_timeout, proxy=proxy) from error
         line = Line(stream, route.shared, self._read_timeout)
-        with self._lock:
-            self._busy.add(line)
+        try:
+            with self._lock:
+                self._refuse_closed()
+                self._busy.add(line)
+        except StorageError:
+            line.close()
+            raise
         return line
+
+    def _refuse_closed(self) -> None:
+        if self._is_closed:
+            raise StorageError(
+                "the connections were closed", hint="nothing can be asked after that"
+            )
 
     def _trusted(self) -> ssl.SSLContext:
         with self._context_lock:
@@ -215,7 +230,8 @@ class Response:
         line = self._line
         if line is None:
             if not self._is_over:
-                raise TransientError(f"{redact_url(self.url)} was closed before its end")
+                what = f"{redact_url(self.url)} was closed before its end"
+                raise TransientError(what, hint=TRY_AGAIN)
             return 0
         whole = False
         try:
@@ -263,7 +279,8 @@ class Response:
         count = line.fill(buffer[:wanted])
         self.length -= count
         if wanted and not count:
-            raise TransientError(f"{redact_url(self.url)} ended {self.length} bytes too early")
+            what = f"{redact_url(self.url)} ended {self.length} bytes too early"
+            raise TransientError(what, hint=TRY_AGAIN)
         if self.length == 0:
             self._finish()
         return count
@@ -290,4 +307,4 @@ def _fault(error: Exception, url: str, seconds: float, *, proxy: object = None) 
         reason = f"nothing came for {seconds:g} s"
     elif isinstance(error, ssl.SSLEOFError):
         reason = "the connection was cut"
-    return TransientError(f"{redact_url(url)}{way}: {redact(reason)}", hint=_HINT)
+    return TransientError(f"{redact_url(url)}{way}: {redact(reason)}", hint=TRY_AGAIN)

@@ -25,7 +25,7 @@ from mm_core import (
     TransientError,
     redact_url,
 )
-from mm_plugins._wire import Response, Wire
+from mm_plugins._wire import TRY_AGAIN, Response, Wire
 
 BUFFER_SIZE = 1 << 20
 MAX_REDIRECTS = 10
@@ -40,6 +40,8 @@ _Origin = tuple[str, str, int | None]
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+_PASSING_HINT = "try again later: the server is busy, or down for a while"
+_RANGE_HINT = "its server does not handle ranges as HTTP demands"
 _CHANGED_HINT = "pull again: the new state of the file is another version"
 
 
@@ -81,12 +83,13 @@ class HttpClient:
         self._wire = Wire(connect_timeout=connect_timeout, read_timeout=read_timeout)
         self._links: dict[str, tuple[str, float]] = {}
         self._without_ranges: set[_Origin] = set()
+        self._whole: set[str] = set()
 
     def head(self, target: Target, *, method: str = "HEAD", range: str | None = None) -> Head:
         """Ask for the headers alone. Refusals come back as a `Head`; faults are raised."""
         headers = {} if range is None else {"Range": range}
         with self._follow(method, target, headers) as response:
-            if range is not None and response.status == 200:
+            if range is not None and response.status == 200 and response.length != 1:
                 self._remember_no_ranges(response, target)
             if response.status == 206:
                 _skip_body(response)
@@ -121,15 +124,17 @@ class HttpClient:
             self._remember_link(response, target)
             if response.status == 206:
                 stop = _check_content_range(response, target, start, stop)
-            elif headers:
+            elif headers and not _is_whole(response, target, start, stop):
                 self._remember_no_ranges(response, target)
             if response.status == 200 and target.size is None and response.length is not None:
                 stop = response.length if stop is None else min(stop, response.length)
+            stated = _stated(response)
         except BaseException:
             response.close()
             raise
         count = None if stop is None else max(0, stop - start)
-        return _Range(response, target, skip=0 if response.status == 206 else start, count=count)
+        skip = 0 if response.status == 206 else start
+        return _Range(response, target, skip=skip, count=count, stated=stated)
 
     def read(self, target: Target, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
         """The bytes ``[start, end)`` of the entity, in buffers of at most `BUFFER_SIZE`.
@@ -147,8 +152,12 @@ class HttpClient:
                 yield buffer[:count]
 
     def honours_ranges(self, url: str) -> bool:
-        """False once the origin of `url`, or one it led to, sent a whole file for a range."""
-        return _origin(url) not in self._without_ranges
+        """False once a range of `url` was answered by all of it.
+
+        Or by any other file's of the origin where `url` leads, as far as that is known.
+        """
+        link, _ = self._links.get(url, (url, 0.0))
+        return url not in self._whole and _origin(link) not in self._without_ranges
 
     def close(self) -> None:
         """Close all connections; who still reads one gets a `TransientError`."""
@@ -183,7 +192,8 @@ class HttpClient:
             self._links[target.url] = (response.url, time.monotonic() + LINK_SECONDS)
 
     def _remember_no_ranges(self, response: Response, target: Target) -> None:
-        self._without_ranges.update((_origin(response.url), _origin(target.url)))
+        self._whole.add(target.url)
+        self._without_ranges.add(_origin(response.url))
 
     def _follow(self, method: str, target: Target, headers: Mapping[str, str]) -> Response:
         """Redirects by hand: once they leave the origin, the caller's headers are gone for good.
@@ -209,15 +219,23 @@ class _Range:
     """A `RangeReader` over the body of an answer; over nothing where there is no answer.
 
     The first `skip` bytes of the body are read over; then `count` are promised, or
-    all that come where it is None.
+    all that come where it is None. `stated` is how long the body must be where only
+    its end tells that.
     """
 
     def __init__(
-        self, response: Response | None, target: Target, *, skip: int = 0, count: int | None = None
+        self,
+        response: Response | None,
+        target: Target,
+        *,
+        skip: int = 0,
+        count: int | None = None,
+        stated: int | None = None,
     ) -> None:
         self._response = response
         self._url = target.url
         self._skip = skip
+        self._stated = stated
         self._left = 0 if response is None else count
 
     def readinto(self, buffer: memoryview, /) -> int:
@@ -230,9 +248,14 @@ class _Range:
         if self._left is None:
             return count
         self._left -= count
+        if self._stated is not None:
+            self._stated -= count
+            self._refuse_more(self._response, self._stated)
         if count == 0 < wanted:
             self.close()
-            raise TransientError(f"{redact_url(self._url)} ended {self._left} bytes too early")
+            raise TransientError(
+                f"{redact_url(self._url)} ended {self._left} bytes too early", hint=TRY_AGAIN
+            )
         if self._left == 0:
             self.close()
         return count
@@ -240,6 +263,16 @@ class _Range:
     def close(self) -> None:
         if self._response is not None:
             self._response.close()
+
+    def _refuse_more(self, response: Response, stated: int) -> None:
+        """No byte that Content-Range does not tell of; `stated` is what it tells of still."""
+        more = max(0, -stated)
+        if stated == 0 == self._left:
+            with contextlib.suppress(TransientError):  # all that was stated has come
+                more = response.readinto(memoryview(bytearray(1)))
+        if more:
+            self.close()
+            raise _more_than_stated(self._url)
 
     def _read_over(self, response: Response) -> None:
         waste = memoryview(bytearray(min(self._skip, BUFFER_SIZE)))
@@ -257,11 +290,13 @@ def error_for(status: int, headers: Mapping[str, str], url: str, *, moved: bool 
     if status in (404, 410):
         return NotFoundError(f"{what}: there is no such file")
     if status in (401, 403) and moved:
-        return TransientError(f"{what}: the link has expired")
+        return TransientError(
+            f"{what}: the link has expired", hint="pull again: a new link is asked for"
+        )
     if status in (401, 403):
         return AuthError(f"{what}: access is denied", hint="check the credentials of this source")
     if status in _PASSING or status >= 500:
-        return TransientError(what, retry_after=retry_after(headers))
+        return TransientError(what, retry_after=retry_after(headers), hint=_PASSING_HINT)
     return StorageError(what)
 
 
@@ -286,7 +321,9 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 def _check_answer(response: Response, target: Target, start: int) -> None:
     """Whether what was asked for can be read from the answer."""
     if response.status == 416:
-        raise SourceChangedError(f"{redact_url(target.url)} is shorter than it was")
+        raise SourceChangedError(
+            f"{redact_url(target.url)} is shorter than it was", hint=_CHANGED_HINT
+        )
     if response.status not in (200, 206):
         raise _refusal(response, target)
     _check_entity(response, target)
@@ -347,9 +384,7 @@ def _check_content_range(
 
     It may bring less than that, which is right as far as it goes; never more.
     """
-    match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
-    first, last = (int(match[1]), int(match[2])) if match else (-1, -1)
-    total = int(match[3]) if match and match[3] != "*" else None
+    first, last, total = _content_range(response)
     if first != start or last < first or (stop is not None and last >= stop):
         raise _another_range(target, start)
     if target.size is not None and total not in (None, target.size):
@@ -363,6 +398,34 @@ def _check_content_range(
     return total if stop is None else min(stop, total)
 
 
+def _content_range(response: Response) -> tuple[int, int, int | None]:
+    """First byte, last byte and size of the whole; -1 for both bytes where it makes no sense."""
+    match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+    if match is None:
+        return -1, -1, None
+    return int(match[1]), int(match[2]), None if match[3] == "*" else int(match[3])
+
+
+def _stated(response: Response) -> int | None:
+    """How many bytes a range states that does not state its length."""
+    if response.status != 206 or response.length is not None:
+        return None
+    first, last, _ = _content_range(response)
+    return last + 1 - first
+
+
+def _is_whole(response: Response, target: Target, start: int, stop: int | None) -> bool:
+    """Whether the range that was asked for is the whole file, so that 200 is an answer to it."""
+    size = response.length if target.size is None else target.size
+    return start == 0 and stop is not None and size is not None and stop >= size
+
+
+def _more_than_stated(url: str) -> IntegrityError:
+    return IntegrityError(
+        f"{redact_url(url)} sent more bytes than the range that it told", hint=_RANGE_HINT
+    )
+
+
 def _another_size(target: Target, size: int | None) -> SourceChangedError:
     return SourceChangedError(
         f"{redact_url(target.url)} has {size} bytes now, not {target.size}", hint=_CHANGED_HINT
@@ -372,7 +435,7 @@ def _another_size(target: Target, size: int | None) -> SourceChangedError:
 def _another_range(target: Target, start: int) -> IntegrityError:
     return IntegrityError(
         f"{redact_url(target.url)} answered another range than the one from byte {start}",
-        hint="its server does not handle ranges as HTTP demands",
+        hint=_RANGE_HINT,
     )
 
 
@@ -385,6 +448,9 @@ def _skip_body(response: Response) -> None:
 
 
 def _next(url: str, location: str) -> str:
+    """Where a redirect leads. What is not ASCII in it is UTF-8, if it can be."""
+    with contextlib.suppress(UnicodeError):
+        location = location.encode("latin-1").decode("utf-8")
     try:
         target = urljoin(url, location)
         old, new = _origin(url)[0], _origin(target)[0]

@@ -12,7 +12,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from mm_core import AuthError, ConfigError, MMError, StorageError, TransientError
+from mm_core import (
+    AuthError,
+    ConfigError,
+    MMError,
+    SourceChangedError,
+    StorageError,
+    TransientError,
+)
 from mm_plugins.http import HttpClient, Target, retry_after
 
 pytestmark = pytest.mark.integration
@@ -120,6 +127,14 @@ def test_malformed_redirects_are_errors_of_ours(serve, client, location):
     site.routes = {"/": to(location)}
     with pytest.raises(StorageError):
         read(client, f"{site.url}/")
+
+
+@pytest.mark.parametrize("place", ["/d\u00e9.bin", "/d\u00c3\u00a9.bin", "/d%C3%A9.bin"])
+def test_redirects_beyond_ascii(serve, client, place):
+    """Raw UTF-8 in Location is escaped once, as what else was meant by such letters."""
+    site = serve()
+    site.routes = {"/": to(place), "/d%C3%A9.bin": body()}
+    assert read(client, f"{site.url}/") == DATA
 
 
 def test_the_body_of_a_redirect_is_not_read_for_ever(serve, client):
@@ -347,6 +362,26 @@ def test_a_server_that_falls_silent_is_transient(serve):
 def test_how_long_to_wait(headers, seconds):
     """Seconds, a date that is over, or the Hub's own rate-limit header; nonsense is nothing."""
     assert retry_after(headers) == seconds
+
+
+@pytest.mark.parametrize("status", [403, 429, 503])
+def test_what_may_pass_says_what_to_do(serve, client, status):
+    """A hint for people, also where an expired link of another host is the fault."""
+    site, store = serve(), serve()
+    site.routes = {"/": to(f"{store.url}/blob")}
+    store.routes = {"/blob": lambda handler: handler.say(status)}
+    with pytest.raises(TransientError) as caught:
+        read(client, f"{site.url}/")
+    assert "again" in caught.value.hint
+
+
+def test_another_size_says_what_to_do(serve, client):
+    """It is another state of the file."""
+    site = serve()
+    site.routes = {"/": body()}
+    with pytest.raises(SourceChangedError) as caught:
+        read(client, f"{site.url}/", size=5)
+    assert "pull again" in caught.value.hint
 
 
 def test_waiting_until_a_date():

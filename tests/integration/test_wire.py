@@ -21,7 +21,7 @@ from mm_core import (
     StorageError,
     TransientError,
 )
-from mm_plugins import _line, _wire
+from mm_plugins import _connections, _line, _wire
 from mm_plugins._wire import Wire
 from mm_plugins.http import HttpClient, Target
 
@@ -279,6 +279,32 @@ def test_closing_ends_who_waits(waits, serve, wire):
     with pytest.raises(TransientError):
         whole(response)
     assert time.monotonic() - began < 3
+
+
+def test_closed_is_closed(serve, wire):
+    """Nothing is asked after that, and who was about to connect does not leave a connection."""
+    server = serve(answers(b"one"))
+    assert get(wire, server.url).read(10) == b"one"
+    wire.close()
+    with pytest.raises(StorageError, match="closed"):
+        get(wire, server.url)
+    assert len(server.requests) == 1
+
+
+def test_closed_while_a_connection_is_made(serve, wire, monkeypatch):
+    """It is given up as soon as it is there."""
+    server = serve(answers(b"one"))
+
+    def connect(*arguments):
+        made.append(_connections.connect(*arguments))
+        wire.close()
+        return made[-1]
+
+    made = []
+    monkeypatch.setattr(_wire, "connect", connect)
+    with pytest.raises(StorageError, match="closed"):
+        get(wire, server.url)
+    assert made[0].fileno() == -1
 
 
 # -- bodies --------------------------------------------------------------------------------
@@ -877,12 +903,79 @@ def test_the_start_of_a_file_is_asked_for_as_a_range_too(serve, client):
 
 
 def test_an_origin_that_leads_to_one_without_ranges(serve, client):
-    """The one that was asked is known by it as well, for it is the one that will be asked."""
+    """The file is known by it, and who answered; what else the first one has may lie elsewhere."""
     store = serve(answers(DATA))
     site = serve(answers(b"", 302, f"Location: {store.url}/blob"))
-    assert take(client, f"{site.url}/file", 10, 20) == DATA[10:20]
-    assert not client.honours_ranges(site.url)
+    for immutable in (True, False):
+        url = f"{site.url}/{immutable}"
+        reader = client.open(Target(url=url, size=SIZE, immutable=immutable), 0, 20)
+        assert whole(contextlib.closing(reader)) == DATA[:20]
+        assert not client.honours_ranges(url)
+    assert client.honours_ranges(site.url)
     assert not client.honours_ranges(store.url)
+
+
+def test_an_origin_with_ranges_behind_one_without(serve, client):
+    """What counts is who has the bytes."""
+    store = serve(ranged(f"bytes 0-9/{SIZE}", DATA[:10]))
+
+    def answer(server, stream):
+        while request := server.take(stream):
+            if "/large" in request[0]:
+                place = f"Location: {store.url}/blob".encode()
+                stream.sendall(b"HTTP/1.1 302 So\r\n" + place + b"\r\nContent-Length: 0\r\n\r\n")
+            else:
+                stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{'a': 12}")
+
+    site = serve(answer)
+    assert take(client, f"{site.url}/large", 0, 10) == DATA[:10]
+    assert take(client, f"{site.url}/small", 0, 5, size=9) == b"{'a':"
+    assert client.honours_ranges(f"{site.url}/large")
+    assert not client.honours_ranges(f"{site.url}/small")
+
+
+@pytest.mark.parametrize("size", [9, None])
+def test_a_range_of_all_may_be_answered_by_all(serve, client, size):
+    """200 is right there, and says nothing of other ranges."""
+    server = serve(answers(DATA[:9]))
+    assert take(client, server.url, 0, 9, size=size) == DATA[:9]
+    assert "Range: bytes=0-8" in server.requests[0][0]
+    assert client.honours_ranges(server.url)
+
+
+def in_chunks(content_range, *pieces):
+    lines = [f"Content-Range: {content_range}", "Transfer-Encoding: chunked", "", ""]
+    body = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+    return "\r\n".join(["HTTP/1.1 206 So", *lines]).encode() + body + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("stated", [1000, 1500])
+@pytest.mark.parametrize("buffer", [1, 400, 4000])
+def test_a_range_in_chunks_that_is_longer_than_it_says(serve, client, stated, buffer):
+    """Where only its end tells how long it is, its end is looked at: whose bytes are they?"""
+    place = f"bytes 0-{stated - 1}/{SIZE}"
+    server = serve(raw(in_chunks(place, DATA[:stated], DATA[:1])))
+    with pytest.raises(IntegrityError, match="more bytes"):
+        take(client, server.url, 0, 1500, buffer=buffer)
+
+
+def test_a_range_in_chunks(serve, client):
+    """As long as it says it is right, and its connection is kept; cut behind that, too."""
+
+    def answer(server, stream):
+        while server.take(stream):
+            stream.sendall(in_chunks(f"bytes 0-1499/{SIZE}", DATA[:1000], DATA[1000:1500]))
+
+    server = serve(answer)
+    for buffer in (700, 1500, 4000):
+        assert take(client, server.url, 0, 1500, buffer=buffer) == DATA[:1500]
+    assert server.connections == 1
+    cut = in_chunks(f"bytes 0-1499/{SIZE}", DATA[:1500]).removesuffix(b"0\r\n\r\n")
+    assert take(client, serve(raw(cut)).url, 0, 1500) == DATA[:1500]
+    short = in_chunks(f"bytes 0-1499/{SIZE}", DATA[:1000])
+    with pytest.raises(TransientError, match="500 bytes too early") as caught:
+        take(client, serve(raw(short)).url, 0, 1500)
+    assert caught.value.hint
 
 
 def test_a_changed_file_says_nothing_of_ranges(serve, client):
