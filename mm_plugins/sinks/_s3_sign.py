@@ -89,5 +89,8 @@ def encoded(text: str, *, safe: str = "/") -> str:
 
 def canonical_query(query: str) -> str:
     """The query of a URL in the order and encoding in which it is signed."""
-    pairs = parse_qsl(query, keep_blank_values=True)
-    return "&".join(sorted(f"{encoded(n, safe='')}={encoded(v, safe='')}" for n, v in pairs))
+    pairs = [
+        (encoded(name, safe=""), encoded(value, safe=""))
+        for name, value in parse_qsl(query, keep_blank_values=True)
+    ]
+    return "&".join(f"{name}={value}" for name, value in sorted(pairs))

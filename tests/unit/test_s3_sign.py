@@ -154,3 +154,8 @@ def test_signing_is_cheap():
     cost = (time.process_time() - begun) / 1000
     print(f"{cost * 1e6:.0f} us")
     assert cost < 500e-6
+
+
+def test_a_query_is_ordered_by_names():
+    """Not by what stands between name and value: "-" is less than "="."""
+    assert canonical_query("a-b=1&a=2&a=1") == "a=1&a=2&a-b=1"
