@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 
 from mm_core.exceptions import MissingExtraError
 from mm_core.testing._process import free_port, wait_for
@@ -29,6 +31,11 @@ from mm_core.testing.material import ask, without_proxy
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_UPLOAD = re.compile(rb"<Upload>.*?</Upload>", re.DOTALL)
+_UPLOAD_ID = re.compile(rb"<UploadId>([^<]+)</UploadId>")
+_ALWAYS = b"2010-11-10T20:48:33.000Z"
+_INITIATED = "%Y-%m-%dT%H:%M:%S.000Z"  # as long as moto's own, whose length was told
 
 
 class S3Server:
@@ -245,17 +252,32 @@ def _say_nothing(*_: object) -> None:
 
 
 class _Exclusive:
-    """One conditional write at a time: moto looks, and then writes, without a lock of its own."""
+    """One conditional write at a time: moto looks, and then writes, without a lock of its own.
+
+    Uploads tell when they were begun: moto says of each that it was in 2010.
+    """
 
     def __init__(self, app: Any, requests: list[tuple[str, str]]) -> None:
         self._app = app
         self._requests = requests
         self._lock = threading.Lock()
+        self._begun: dict[bytes, bytes] = {}
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         self._requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
-        if "HTTP_IF_NONE_MATCH" not in environ:
-            answer: Iterable[bytes] = self._app(environ, start_response)
+        if "HTTP_IF_NONE_MATCH" in environ:
+            with self._lock:
+                return list(self._app(environ, start_response))
+        answer: Iterable[bytes] = self._app(environ, start_response)
+        if "uploads" not in parse_qs(environ["QUERY_STRING"], keep_blank_values=True):
             return answer
-        with self._lock:
-            return list(self._app(environ, start_response))
+        body = b"".join(answer)
+        if environ["REQUEST_METHOD"] == "POST":
+            for found in _UPLOAD_ID.findall(body):
+                self._begun[found] = time.strftime(_INITIATED, time.gmtime()).encode()
+        return [_UPLOAD.sub(self._with_its_time, body)]
+
+    def _with_its_time(self, upload: re.Match[bytes]) -> bytes:
+        found = _UPLOAD_ID.search(upload[0])
+        begun = self._begun.get(found[1]) if found else None
+        return upload[0] if begun is None else upload[0].replace(_ALWAYS, begun)

@@ -26,7 +26,7 @@ class S3Api:
     def __init__(self, make: Callable[[], Any], bucket: str) -> None:
         self._make = make
         self._bucket = bucket
-        self._lock = threading.Lock()
+        self._looking = threading.Lock()  # held over requests for credentials
         self._made: Any = None
 
     def ask(self, method: str, name: str, *, attempts: int = ATTEMPTS, **arguments: Any) -> Any:
@@ -73,7 +73,7 @@ class S3Api:
 
         For sessions that are over: somebody may have signed in again meanwhile.
         """
-        with self._lock:
+        with self._looking:
             if self._made is not used:
                 return True
             try:
@@ -87,9 +87,8 @@ class S3Api:
         return True
 
     def close(self) -> None:
-        """Let the connections go; the next call opens new ones."""
-        with self._lock:
-            self._made = None
+        """Let the connections go; the next call opens new ones. Waits for nobody."""
+        self._made = None
 
     def _once(self, method: str, name: str, arguments: Mapping[str, Any]) -> Any:
         used = self._fs
@@ -123,10 +122,13 @@ class S3Api:
 
     @property
     def _fs(self) -> Any:
-        with self._lock:
-            if self._made is None:
-                self._made = self._make()
-            return self._made
+        made = self._made
+        if made is None:
+            with self._looking:
+                made = self._made
+                if made is None:
+                    made = self._made = self._make()
+        return made
 
 
 def make_file_system(

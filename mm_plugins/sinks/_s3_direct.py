@@ -19,18 +19,23 @@ from html import unescape
 from typing import Any, Literal, TypeVar
 
 from mm_core import Buffer, ConfigError, MMError, SourceChangedError, StorageError
-from mm_plugins._connections import _CA_VARIABLES
+from mm_plugins._connections import CA_VARIABLES
+from mm_plugins._wire import Response, Wire
 from mm_plugins.sinks._s3_api import S3Api
 from mm_plugins.sinks._s3_checksums import crc32_of
 from mm_plugins.sinks._s3_errors import error_of, is_expired
 from mm_plugins.sinks._s3_route import NotUnderstoodError, Route, learn
-from mm_plugins.sinks._s3_session import ClientFacts, Identity
+from mm_plugins.sinks._s3_session import Identity
 from mm_plugins.sinks._s3_sign import encoded
 
 _log = logging.getLogger(__name__)
 _FRESH = 5.0
 _BLOCK = 1 << 20
 _ERROR_LIMIT = 1 << 16
+_CRC32 = "x-amz-checksum-crc32"
+_NO_CHECKSUMS = frozenset(
+    {(400, "InvalidArgument"), (400, "InvalidRequest"), (501, "NotImplemented")}
+)
 _ELSEWHERE = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect"})
 _FOR_PARTS = frozenset(
     {
@@ -50,19 +55,25 @@ class ElsewhereError(Exception):
     """The bucket lives in another region than botocore thought when it was asked."""
 
 
+class ChecksumRefusedError(StorageError):
+    """The store does not know the header in which a checksum was sent."""
+
+
 @dataclass(frozen=True, slots=True)
-class _Routes:
+class Routes:
+    """The ways of a bucket's bytes, as botocore told them at one time."""
+
     part: Route
     put: Route
     get: Route
-    wire: Any
+    wire: Wire
     checksums: bool
 
 
 class Direct:
     """PUT and GET of the objects of one bucket, where `transfer` and botocore allow it.
 
-    `available` first: it says whether requests can be made as botocore would.
+    `routes` first: it says whether requests can be made as botocore would.
     """
 
     def __init__(
@@ -72,20 +83,26 @@ class Direct:
         self._name = f"s3://{bucket}"
         self._extra = extra
         self._transfer = transfer
+        self._looking = threading.Lock()  # held over requests of botocore's
         self._lock = threading.Lock()
-        self._routes: _Routes | None = None
+        self._routes: Routes | None = None
         self._refused = transfer == "fsspec"
         self._moves = 0
         self._identity: tuple[float, Identity] | None = None
 
+    def routes(self) -> Routes | None:
+        """The ways that bytes go; None for s3fs's. `ConfigError` where they must but cannot."""
+        found = self._routes
+        if found is None:
+            with self._looking:
+                found = self._routes
+                if found is None and not self._is_refused():
+                    found = self._routes = self._look()
+        return found
+
     def available(self) -> bool:
         """Whether bytes go this way. `ConfigError` where they must but cannot."""
-        if self._routes is not None:
-            return True
-        with self._lock:
-            if self._routes is None and not self._refused:
-                self._routes = self._look()
-        return self._routes is not None
+        return self.routes() is not None
 
     @property
     def secure(self) -> bool:
@@ -128,48 +145,63 @@ class Direct:
             while count := answer.readinto(buffer):
                 yield buffer[:count]
 
-    def move(self) -> None:
+    def move(self, used: Routes) -> None:
         """After an `ElsewhereError`: ask botocore again, which learns from its own requests.
 
-        Once; then it is left to botocore for good.
+        Once, however many threads met it on the ways that they `used`; then it is
+        left to botocore for good, or a `ConfigError` where it must not be.
         """
-        with self._lock:
+        if self._forget(used):
             self._moves += 1
-            self._close_wire()
             self._refused = self._moves > 1
+        self._is_refused()
 
     def close(self) -> None:
-        """Let the connections go; the next call opens new ones."""
-        with self._lock:
-            self._close_wire()
-            self._identity = None
+        """Let the connections go; the next call opens new ones. Waits for nobody."""
+        self._forget(self._routes)
+        self._identity = None
 
     @property
-    def _known(self) -> _Routes:
-        if not self.available():
-            raise ElsewhereError
-        routes = self._routes
-        if routes is None:  # closed, or moved, at this moment
+    def _known(self) -> Routes:
+        routes = self.routes()
+        if routes is None:  # moved at this moment
             raise ElsewhereError
         return routes
+
+    def _is_refused(self) -> bool:
+        if self._refused and self._transfer == "direct":
+            raise ConfigError(
+                f"{self._name} cannot be reached directly: it is in another region than configured",
+                hint="give the bucket's own region: AWS_DEFAULT_REGION, or `region` in options",
+            )
+        return self._refused
+
+    def _forget(self, used: Routes | None) -> bool:
+        """Whether `used` were the present ways; they are not any more."""
+        with self._lock:
+            if used is None or used is not self._routes:
+                return False
+            self._routes = None
+        used.wire.close()
+        return True
 
     def _put(
         self, route: Route, name: str, key: str, query: str, data: Buffer, *, checksum: bool
     ) -> dict[str, str]:
         headers = {}
         if checksum:
-            headers["x-amz-checksum-crc32"] = crc32_of(data)
+            headers[_CRC32] = crc32_of(data)
         with closing(self._send(route, name, key, query, headers=headers, body=data)) as answer:
             answer.read(_ERROR_LIMIT)
             said = {
                 "ETag": "etag",
-                "ChecksumCRC32": "x-amz-checksum-crc32",
+                "ChecksumCRC32": _CRC32,
                 "ServerSideEncryption": "x-amz-server-side-encryption",
                 "SSECustomerAlgorithm": "x-amz-server-side-encryption-customer-algorithm",
             }
             found = {n: answer.headers[h] for n, h in said.items() if h in answer.headers}
         if headers:
-            found["SentCRC32"] = headers["x-amz-checksum-crc32"]
+            found["SentCRC32"] = headers[_CRC32]
         return found
 
     def _send(
@@ -181,7 +213,7 @@ class Direct:
         *,
         headers: Mapping[str, str],
         body: Buffer | None = None,
-    ) -> Any:
+    ) -> Response:
         """One request, and another one only for credentials whose time is over."""
         wire, who = self._known.wire, self._who()
         for last in (False, True):
@@ -190,6 +222,8 @@ class Direct:
             if answer.status in (200, 206):
                 return answer
             code, error = _refusal(name, answer)
+            if _CRC32 in headers and (answer.status, code) in _NO_CHECKSUMS:
+                raise ChecksumRefusedError(str(error), hint=getattr(error, "hint", None))
             if last or not is_expired(code) or not self._api.renew(who.system, name):
                 raise error
             self._identity = None
@@ -203,7 +237,7 @@ class Direct:
             known = self._identity = (now + _FRESH, self._api.identity(self._name))
         return known[1]
 
-    def _look(self) -> _Routes | None:
+    def _look(self) -> Routes | None:
         try:
             return self._learn()
         except NotUnderstoodError as error:
@@ -219,7 +253,7 @@ class Direct:
                 raise
         return None  # s3fs's own call will say why
 
-    def _learn(self) -> _Routes:
+    def _learn(self) -> Routes:
         if any(name.startswith("Checksum") for name in self._extra):
             raise NotUnderstoodError("checksums of your own choice")
         facts = self._api.facts(self._name)
@@ -232,42 +266,32 @@ class Direct:
             return learn(made, who, facts)
 
         of_parts = {name: value for name, value in self._extra.items() if name in _FOR_PARTS}
-        return _Routes(
+        return Routes(
             part=route("upload_part", UploadId="id", PartNumber=1, Body=b"", **of_parts),
             put=route("put_object", Body=b"", **self._extra),
             get=route("get_object"),
-            wire=_wire(facts),
+            wire=Wire(connect_timeout=facts.connect_timeout, read_timeout=facts.read_timeout),
             checksums=facts.checksums,
         )
-
-    def _close_wire(self) -> None:
-        routes, self._routes = self._routes, None
-        if routes is not None:
-            routes.wire.close()
 
 
 def or_by_s3fs(direct: Direct, action: Callable[[], T], otherwise: Callable[[], T]) -> T:
     """What `action` does over `direct`, or `otherwise` where that cannot be."""
-    if direct.available():
+    used = direct.routes()
+    if used is not None:
         try:
             return action()
         except ElsewhereError:
-            direct.move()
+            direct.move(used)
     return otherwise()
 
 
 def trusted_file() -> str | None:
     """The certificates that the environment names for our own connections, if any."""
-    return next((os.environ[name] for name in _CA_VARIABLES if os.environ.get(name)), None)
+    return next((os.environ[name] for name in CA_VARIABLES if os.environ.get(name)), None)
 
 
-def _wire(facts: ClientFacts) -> Any:
-    from mm_plugins._wire import Wire
-
-    return Wire(connect_timeout=facts.connect_timeout, read_timeout=facts.read_timeout)
-
-
-def _refusal(name: str, answer: Any) -> tuple[str, Exception]:
+def _refusal(name: str, answer: Response) -> tuple[str, Exception]:
     """What S3 refused by `answer`, whose connection is freed."""
     with closing(answer):
         text = answer.read(_ERROR_LIMIT).decode("utf-8", "replace")
@@ -283,6 +307,6 @@ def _field(text: str, name: str) -> str:
     return unescape(found[1]).strip() if found else ""
 
 
-def _is_from(start: int, answer: Any) -> bool:
+def _is_from(start: int, answer: Response) -> bool:
     span = answer.headers.get("content-range", "")
     return bool(answer.status == 206 and span.startswith(f"bytes {start}-"))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any, TypeVar
 
 from mm_core import (
     AuthError,
     Buffer,
+    ConflictError,
     IntegrityError,
     MMError,
     NotFoundError,
@@ -20,9 +23,15 @@ from mm_plugins.sinks._keys import check_key
 from mm_plugins.sinks._patience import persist
 from mm_plugins.sinks._s3_api import S3Api
 from mm_plugins.sinks._s3_checksums import holds_other_bytes
-from mm_plugins.sinks._s3_direct import Direct, ElsewhereError, or_by_s3fs
+from mm_plugins.sinks._s3_direct import (
+    ChecksumRefusedError,
+    Direct,
+    ElsewhereError,
+    or_by_s3fs,
+)
 from mm_plugins.sinks._s3_errors import RangeError
 
+_log = logging.getLogger(__name__)
 _READ = 4 << 20
 _FOR_PARTS = ("SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5")
 
@@ -66,35 +75,69 @@ class S3Objects:
         except MMError:
             raise error from None
 
-    def check_stored(self, key: str, size: int) -> None:
-        """Raise `IntegrityError`, and delete the object, unless it has `size` bytes."""
+    def check_stored(self, key: str, size: int, etag: str | None) -> None:
+        """Raise unless `size` bytes stand under `key`, where S3 said that it stored `etag`.
+
+        `IntegrityError` if it is our object, which is deleted; `ConflictError` if
+        somebody else stored another meanwhile, which stays.
+        """
         head = self.head(key)
         if head is not None and head["ContentLength"] == size:
             return
-        self.delete([{"Key": self.base + key}])
+        name = self.name(key)
+        if head is not None and _is(head, etag):
+            self.delete([{"Key": self.base + key}])
+        elif head is not None and etag is not None:
+            raise ConflictError(
+                f"{name} was replaced by somebody else as soon as it was stored",
+                hint="what stands there was left alone",
+            )
         raise IntegrityError(
-            f"{self.name(key)} was stored with "
+            f"{name} was stored with "
             f"{'no' if head is None else head['ContentLength']} bytes, not {size}",
-            hint="it was deleted again; the store does not keep what it is given",
+            hint="the store does not keep what it is given",
         )
 
+    def delete_ours(self, key: str, etag: str | None) -> None:
+        """Delete what S3 stored as `etag`, unless something else stands there by now."""
+        head = self.head(key)
+        if head is not None and _is(head, etag):
+            self.delete([{"Key": self.base + key}])
+
     def put(self, key: str, data: Buffer) -> None:
-        """Store an object by one PUT, tried again; `IntegrityError` if S3 holds other bytes."""
+        """Store an object by one PUT, tried again also where S3 holds other bytes.
+
+        `IntegrityError` if it does in the end. Such an object is deleted.
+        """
         name = self.name(key)
+        wrong: list[str | None] = []
 
         def send(checksum: bool) -> Mapping[str, Any]:
             return self.direct.put(name, self.base + key, data, checksum=checksum)
 
-        def by_s3fs() -> bool:
+        def by_s3fs() -> tuple[Mapping[str, Any], bool]:
             answer = self.call("put_object", key, Body=data, attempts=1, **self.extra)
-            return not holds_other_bytes(answer, data)
+            return answer, not holds_other_bytes(answer, data)
 
-        def directly() -> bool:
-            return self._arrived(self._with_checksum(send), data)
+        def directly() -> tuple[Mapping[str, Any], bool]:
+            answer = self._with_checksum(send)
+            return answer, self._arrived(answer, data)
 
-        if not persist(lambda: or_by_s3fs(self.direct, directly, by_s3fs)):
-            self.delete([{"Key": self.base + key}])
-            raise IntegrityError(f"{name}: S3 stored other bytes than were sent")
+        def once() -> None:
+            answer, arrived = or_by_s3fs(self.direct, directly, by_s3fs)
+            if not arrived:
+                wrong.append(answer.get("ETag"))
+                raise _DamagedError(f"{name} was damaged on its way")
+
+        try:
+            persist(once)
+        except MMError as error:
+            if wrong:
+                self.delete_ours(key, wrong[-1])
+            if isinstance(error, _DamagedError):
+                told = f"{name}: S3 stored other bytes than were sent"
+                raise IntegrityError(told) from error
+            raise
 
     def put_part(
         self, key: str, upload: str, number: int, data: Buffer, *, composite: bool
@@ -139,21 +182,28 @@ class S3Objects:
         """
         if end is not None and start >= end:
             return
-        name = self.name(key)
         try:
-            if self.direct.available():
-                try:
-                    yield from self.direct.get(name, self.base + key, start, end, etags)
-                    return
-                except ElsewhereError:
-                    self.direct.move()
-            yield from self._by_s3fs(key, start, end, etags)
+            yield from _up_to(
+                None if end is None else end - start, self._sent(key, start, end, etags)
+            )
         except RangeError:
             return
 
     def delete(self, names: Sequence[Mapping[str, str]]) -> None:
         """Delete up to 1,000 objects by their own names, tried again."""
         persist(partial(self._delete, names))
+
+    def _sent(
+        self, key: str, start: int, end: int | None, etags: set[str]
+    ) -> Generator[Any, None, None]:
+        used = self.direct.routes()
+        if used is not None:
+            try:
+                yield from self.direct.get(self.name(key), self.base + key, start, end, etags)
+                return
+            except ElsewhereError:
+                self.direct.move(used)
+        yield from self._by_s3fs(key, start, end, etags)
 
     def _by_s3fs(self, key: str, start: int, end: int | None, etags: set[str]) -> Iterator[Any]:
         wanted = f"bytes={start}-{'' if end is None else end - 1}"
@@ -177,9 +227,10 @@ class S3Objects:
             return send(False)
         try:
             return send(True)
-        except StorageError:
+        except ChecksumRefusedError as error:
             answer = send(False)
             self._refuses_checksums = True
+            _log.info("the store takes no CRC32; none is sent", extra={"reason": str(error)})
             return answer
 
     def _delete(self, names: Sequence[Mapping[str, str]]) -> None:
@@ -195,6 +246,29 @@ class S3Objects:
                 raise TransientError(what)
             if code != "NoSuchKey":
                 raise StorageError(f"{what} {error.get('Message', '')}".rstrip())
+
+
+class _DamagedError(TransientError):
+    """S3 tells of other bytes than were sent."""
+
+
+def _up_to(count: int | None, blocks: Generator[Any, None, None]) -> Iterator[Any]:
+    """The first `count` bytes of `blocks`: a store may send more than it was asked for."""
+    left = count
+    with closing(blocks):
+        for block in blocks:
+            if left is None:
+                yield block
+                continue
+            yield block[:left]
+            left -= min(left, len(block))
+            if not left:
+                return
+
+
+def _is(head: Mapping[str, Any], etag: str | None) -> bool:
+    """Whether the object of `head` is the one that S3 stored as `etag`."""
+    return etag is not None and head["ETag"].strip('"') == etag.strip('"')
 
 
 def part_of(number: int, answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -87,16 +87,16 @@ class Multipart:
                 return
             more = {"PartNumberMarker": marker}
 
-    def complete(self) -> None:
-        """End the upload: the object appears."""
-        persist(self._complete)
+    def complete(self) -> str | None:
+        """End the upload: the object appears. Its ETag, as far as S3 says it."""
+        return persist(self._complete)
 
     def abort(self) -> None:
         """Give the parts up, as far as S3 lets us."""
         with contextlib.suppress(MMError):
             self._objects.call("abort_multipart_upload", self._key, UploadId=self._id)
 
-    def _complete(self) -> None:
+    def _complete(self) -> str | None:
         """Where the answer is lost, what stands there tells whether it was done."""
         told = _WITH_CHECKSUM if self._composite else _PLAIN
         parts = [
@@ -104,7 +104,7 @@ class Multipart:
             for _, part in sorted(self._parts.items())
         ]
         try:
-            self._objects.call(
+            answer = self._objects.call(
                 "complete_multipart_upload",
                 self._key,
                 attempts=1,
@@ -116,6 +116,9 @@ class Multipart:
             head = self._objects.head_after(error, self._key)
             if expected is None or head is None or head["ETag"].strip('"') != expected:
                 raise
+            return expected
+        etag: str | None = answer.get("ETag")
+        return etag
 
 
 class S3Upload(Upload):
@@ -132,22 +135,22 @@ class S3Upload(Upload):
         self._multipart = multipart
 
     def write_part(self, number: int, data: memoryview) -> None:
-        """One PUT."""
-        self._multipart.send(number + 1, data)
+        """One PUT.
+
+        `UploadLostError` also where S3 refuses it for an upload that was taken up,
+        which may have been begun in another way, such as with another key.
+        """
+        with self._given_up_if_refused():
+            self._multipart.send(number + 1, data)
 
     def commit(self) -> None:
         """End the upload, and compare the size of what stands there.
 
         `UploadLostError` where S3 does not end an upload with the parts it had kept.
         """
-        try:
-            self._multipart.complete()
-        except StorageError as error:
-            if not self.kept:
-                raise
-            self._multipart.abort()
-            raise UploadLostError(f"{error}: its parts were given up") from error
-        self._objects.check_stored(self._key, self.size)
+        with self._given_up_if_refused():
+            etag = self._multipart.complete()
+        self._objects.check_stored(self._key, self.size, etag)
 
     def keep(self) -> None:
         """Nothing to do: S3 keeps the parts until the upload is ended or aborted."""
@@ -155,6 +158,17 @@ class S3Upload(Upload):
     def discard(self) -> None:
         """Abort the upload."""
         self._multipart.abort()
+
+    @contextlib.contextmanager
+    def _given_up_if_refused(self) -> Iterator[None]:
+        """Abort an upload that was taken up if S3 refuses it for good, so that none takes it up."""
+        try:
+            yield
+        except StorageError as error:
+            if not self.kept:
+                raise
+            self._multipart.abort()
+            raise UploadLostError(f"{error}: its parts were given up") from error
 
 
 def begin(objects: S3Objects, key: str) -> Multipart:
@@ -220,8 +234,8 @@ def unfinished(objects: S3Objects, prefix: str) -> Iterator[UnfinishedUpload]:
 
 def copy_in_parts(
     objects: S3Objects, source: Mapping[str, str], key: str, size: int, part: int
-) -> None:
-    """A large object copied on the server's side, several parts at once."""
+) -> str | None:
+    """A large object copied on the server's side, several parts at once; the copy's ETag."""
     multipart = Multipart(
         objects,
         key,
@@ -239,7 +253,7 @@ def copy_in_parts(
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        multipart.complete()
+        return multipart.complete()
 
 
 @contextlib.contextmanager

@@ -78,8 +78,9 @@ class S3Options(PluginConfig):
 class S3Sink(ResumableSink):
     """A prefix in a bucket. Objects appear whole: by one PUT, or when a multipart upload ends.
 
-    Exclusive create is ``If-None-Match: *`` on one PUT. Memory for each write is
-    two parts of 8 MiB; more for files above 70 GB, since an upload has 10,000 parts.
+    Exclusive create is ``If-None-Match: *`` on one PUT. `write` holds one part: the
+    whole of a file of up to 8 MiB, 32 MiB where the size is unknown, more for files
+    above 70 GB, since an upload has 10,000 parts.
     """
 
     type = "s3"
@@ -136,8 +137,8 @@ class S3Sink(ResumableSink):
             for number, part in enumerate(every, start=1):
                 persist(partial(multipart.send, number, part))
             check_size(key, parts.count, size)
-            multipart.complete()
-        self._objects.check_stored(key, parts.count)
+            etag = multipart.complete()
+        self._objects.check_stored(key, parts.count, etag)
 
     def begin_upload(self, key: str, *, size: int, identity: str | None) -> Upload | None:
         """A multipart upload; with an `identity`, the newest that was left under `key`, if any.
@@ -161,11 +162,11 @@ class S3Sink(ResumableSink):
         return S3Upload(self._objects, key, multipart, size, whole)
 
     def unfinished(self, prefix: str) -> Iterator[UnfinishedUpload]:
-        """The bucket's open multipart uploads, as it lists them."""
+        """The bucket's open multipart uploads, as it lists them: `modified` is their begin."""
         return _s3_upload.unfinished(self._objects, check_prefix(prefix))
 
     def discard_unfinished(self, upload: UnfinishedUpload) -> None:
-        """Abort the multipart upload."""
+        """Abort the multipart upload, also one that somebody is at: S3 does not tell."""
         with contextlib.suppress(NotFoundError, UploadLostError):
             self._objects.call("abort_multipart_upload", upload.key, UploadId=upload.id)
 
@@ -229,8 +230,8 @@ class S3Sink(ResumableSink):
         if stored.size <= _COPY_LIMIT:
             self._objects.call("copy_object", key, CopySource=source, **self._extra)
             return
-        _s3_upload.copy_in_parts(self._objects, source, key, stored.size, _COPY_PART)
-        self._objects.check_stored(key, stored.size)
+        etag = _s3_upload.copy_in_parts(self._objects, source, key, stored.size, _COPY_PART)
+        self._objects.check_stored(key, stored.size, etag)
 
     def delete(self, keys: Iterable[str]) -> None:
         """In bulk, 1,000 at a time."""
@@ -258,7 +259,7 @@ class S3Sink(ResumableSink):
         )
         if holds_other_bytes(answer, data):
             if "IfNoneMatch" not in arguments:
-                self.delete([key])
+                self._objects.delete_ours(key, answer.get("ETag"))
             raise IntegrityError(f"{self.url(key)}: S3 stored other bytes than were sent")
 
 
