@@ -1,4 +1,9 @@
-"""Uploads that were begun and never finished: what they hold, and when they may go."""
+"""Uploads that were begun and never finished: what they hold, and when they may go.
+
+The age of an upload counts from its latest part, on S3 from its begin, since S3
+lists nothing else: a pull that ran there for longer than the grace and was then
+interrupted may lose its parts to the next collection, before it comes back.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ _PREFIX = "models/"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leftover:
-    """Parts that nobody has added to for `age` seconds, by the store's own clock."""
+    """Parts that are `age` seconds old, by the store's own clock."""
 
     upload: UnfinishedUpload
     age: float
@@ -79,7 +84,6 @@ def collect(registry: ModelRegistry, *, grace: float, dry_run: bool) -> Collecte
     leftovers = [found for found in leftovers if not found.upload.key.startswith(in_use)]
     if not dry_run:
         assert isinstance(sink, ResumableSink)
-        for found in leftovers:
-            sink.discard_unfinished(found.upload)
+        leftovers = [found for found in leftovers if sink.discard_unfinished(found.upload)]
     kept = len(uploads) - len(leftovers)
     return Collected(leftovers=tuple(leftovers), kept=kept, dry_run=dry_run)

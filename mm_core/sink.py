@@ -194,8 +194,11 @@ class ResumableSink(Sink):
         """The uploads below `prefix` that ended by `keep`, or are under way just now."""
 
     @abstractmethod
-    def discard_unfinished(self, upload: UnfinishedUpload) -> None:
-        """Delete the parts of such an upload. One that is gone is fine."""
+    def discard_unfinished(self, upload: UnfinishedUpload) -> bool:
+        """Delete the parts of such an upload; whether they are gone. One that was gone is fine.
+
+        False where a writer at work has them, as far as the store can tell.
+        """
 
 
 def read_bytes(sink: Sink, key: str) -> bytes:

@@ -1,4 +1,3 @@
-# ruff: noqa: PTH105, PTH112, PTH118, PTH120, PTH123  # thin over system calls, which take strings
 """Large files in parts: a part file beside its target, and a journal of what it holds.
 
 Both have names that no key can have and that follow from the target's name, so
@@ -267,14 +266,16 @@ def left_in(folder: str, names: Iterable[str]) -> Iterator[UnfinishedUpload]:
             )
 
 
-def discard(path: str) -> None:
-    """Remove a part file and its journal unless a living writer has them."""
+def discard(path: str) -> bool:
+    """Remove a part file and its journal unless a living writer has them; whether they are gone."""
     if _status(path) is None and _status(path + _staging.JOURNAL) is None:
-        return
+        return True
     journal = _Journal.lock(path + _staging.JOURNAL)
-    if journal is not None:
-        _staging.remove(path)
-        journal.close(remove=True)
+    if journal is None:
+        return False
+    _staging.remove(path)
+    journal.close(remove=True)
+    return True
 
 
 def _open_parts(

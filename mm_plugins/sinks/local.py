@@ -188,14 +188,15 @@ class LocalSink(ResumableSink):
                 if (folder_key + left.key).startswith(prefix):
                     yield dataclasses.replace(left, key=folder_key + left.key)
 
-    def discard_unfinished(self, upload: UnfinishedUpload) -> None:
+    def discard_unfinished(self, upload: UnfinishedUpload) -> bool:
         """Remove the part file and its journal, unless a living writer has them."""
         if not _staging.is_parts(upload.id):
             raise InvalidNameError(f"{upload.id!r} is no unfinished upload of {self._root}")
         folder, _ = self._folder_of(upload.key)
         with translated(upload.key):
-            _local_upload.discard(os.path.join(folder, upload.id))
+            gone = _local_upload.discard(os.path.join(folder, upload.id))
         _staging.remove_empty_folders(folder, self._root)
+        return gone
 
     def free_bytes(self) -> int | None:
         """What an ordinary user may still write to the disk that holds the root."""

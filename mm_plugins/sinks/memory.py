@@ -57,7 +57,10 @@ class _Kept:
 
 
 class MemoryUpload(Upload):
-    """Parts in the store, under their file's key. A later upload of that key takes it over."""
+    """Parts in the store, under their file's key.
+
+    Uploads of one key with an equal identity share them; any other takes their place.
+    """
 
     part_size = 4 << 20
     readable = True
@@ -215,12 +218,13 @@ class MemorySink(ResumableSink):
             ]  # fmt: skip
         yield from found
 
-    def discard_unfinished(self, upload: UnfinishedUpload) -> None:
+    def discard_unfinished(self, upload: UnfinishedUpload) -> bool:
         """Forget the parts, if they are still those."""
         with self._store.lock:
             kept = self._store.kept.get(upload.key)
             if kept is not None and kept.id == upload.id:
                 del self._store.kept[upload.key]
+        return True
 
     def url(self, key: str) -> str:
         """``memory://NAME/KEY``; nobody else can open it."""

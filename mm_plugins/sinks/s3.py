@@ -165,10 +165,11 @@ class S3Sink(ResumableSink):
         """The bucket's open multipart uploads, as it lists them: `modified` is their begin."""
         return _s3_upload.unfinished(self._objects, check_prefix(prefix))
 
-    def discard_unfinished(self, upload: UnfinishedUpload) -> None:
+    def discard_unfinished(self, upload: UnfinishedUpload) -> bool:
         """Abort the multipart upload, also one that somebody is at: S3 does not tell."""
         with contextlib.suppress(NotFoundError, UploadLostError):
             self._objects.call("abort_multipart_upload", upload.key, UploadId=upload.id)
+        return True
 
     def create(self, key: str, data: bytes) -> None:
         """One PUT with ``If-None-Match: *``, and a mark of its own in the object's metadata.

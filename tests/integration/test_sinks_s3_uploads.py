@@ -817,6 +817,8 @@ def test_uploads_tell_when_they_were_begun(s3, s3_server):
     upload = begin(sink)
     (found,) = sink.unfinished("")
     assert abs(datetime.now(timezone.utc) - found.modified) < timedelta(minutes=5)
+    assert sink.discard_unfinished(found)
+    assert sink.discard_unfinished(found)
     upload.discard()
 
 

@@ -28,6 +28,7 @@ class Parts(memory.MemorySink, ResumableSink):
         super().__init__(config)
         self.left: list[UnfinishedUpload] = []
         self.silent: set[str] = set()
+        self.locked: set[str] = set()
 
     def stat(self, key):
         from dataclasses import replace
@@ -44,7 +45,10 @@ class Parts(memory.MemorySink, ResumableSink):
         yield from [upload for upload in self.left if upload.key.startswith(prefix)]
 
     def discard_unfinished(self, upload):
+        if upload.key in self.locked:
+            return False
         self.left.remove(upload)
+        return True
 
     def leave(self, key, age, size=7):
         self.put("now", b"")
@@ -80,6 +84,17 @@ def test_only_what_is_older_than_the_grace_goes(manager, sink):
     assert manager.gc(grace=HOUR).leftovers != ()
     assert [left.key for left in sink.left] == ["elsewhere/old.bin"]
     assert list(sink.list("")) == []
+
+
+def test_what_a_writer_holds_is_told_as_kept(manager, sink):
+    """A writer without a claim, or whose claim is over, but at work: the sink knows."""
+    sink.leave("models/m/v/held.bin", 9 * DAY)
+    sink.leave("models/m/v/old.bin", 9 * DAY)
+    sink.locked.add("models/m/v/held.bin")
+    collected = manager.gc()
+    assert [found.upload.key for found in collected.leftovers] == ["models/m/v/old.bin"]
+    assert (collected.known_bytes, collected.kept) == (7, 1)
+    assert [left.key for left in sink.left] == ["models/m/v/held.bin"]
 
 
 def test_a_dry_run_discards_nothing(manager, sink):
