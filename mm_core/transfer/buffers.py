@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import mmap as memory_map
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from mmap import mmap
 
 from mm_core.exceptions import CancelledError, StorageError
 
 _POLL = 0.2
+_HUGE_PAGES: int | None = getattr(memory_map, "MADV_HUGEPAGE", None)
 
 
 class Buffers:
@@ -45,7 +47,7 @@ class Buffers:
                 return idle.pop()
             self._make_room(size)
         try:
-            return mmap(-1, size)
+            return _mapping(size)
         except OSError as error:
             with self._changed:
                 self._used -= size
@@ -97,3 +99,12 @@ class Buffers:
             while buffers and self._used + idle > self.budget:
                 buffers.pop()
                 idle -= length
+
+
+def _mapping(size: int) -> mmap:
+    """Memory of its own, in large pages where the system has them."""
+    mapping = mmap(-1, size)
+    if _HUGE_PAGES is not None:
+        with suppress(OSError):
+            mapping.madvise(_HUGE_PAGES)
+    return mapping
