@@ -35,6 +35,9 @@ _log = logging.getLogger(__name__)
 _READ = 4 << 20
 _FOR_PARTS = ("SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5")
 
+MARK = "mm-created-by"
+"""A name in an object's metadata: it tells a writer whose answer was lost its own object."""
+
 T = TypeVar("T")
 
 
@@ -59,6 +62,10 @@ class S3Objects:
     def call(self, method: str, key: str, **arguments: Any) -> Any:
         """Call a method of the botocore client about one object."""
         return self.api.ask(method, self.name(key), Key=self.base + key, **arguments)
+
+    def marked(self, mark: str) -> dict[str, Any]:
+        """`extra` with `mark` in the metadata."""
+        return {**self.extra, "Metadata": {**self.extra.get("Metadata", {}), MARK: mark}}
 
     def head(self, key: str) -> Mapping[str, Any] | None:
         """What S3 says of the object; None if there is none."""
@@ -269,6 +276,11 @@ def _up_to(count: int | None, blocks: Generator[Any, None, None]) -> Iterator[An
 def _is(head: Mapping[str, Any], etag: str | None) -> bool:
     """Whether the object of `head` is the one that S3 stored as `etag`."""
     return etag is not None and head["ETag"].strip('"') == etag.strip('"')
+
+
+def bears(head: Mapping[str, Any], mark: str) -> bool:
+    """Whether the object of `head` was stored with `mark` in its metadata."""
+    return bool(head.get("Metadata", {}).get(MARK) == mark)
 
 
 def part_of(number: int, answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
@@ -22,7 +23,7 @@ from mm_core import (
 )
 from mm_plugins.sinks._patience import persist
 from mm_plugins.sinks._s3_checksums import etag_of
-from mm_plugins.sinks._s3_objects import S3Objects, part_of
+from mm_plugins.sinks._s3_objects import S3Objects, bears, part_of
 
 _log = logging.getLogger(__name__)
 _PAGE = 1000
@@ -36,13 +37,23 @@ class Multipart:
     """One multipart upload under `key`, and the parts that S3 has taken. Any thread may send.
 
     A `composite` one was begun with a checksum, and is ended with those of its parts.
+    Its object will bear `mark`, unless the upload was begun by another process.
     """
 
-    def __init__(self, objects: S3Objects, key: str, id: str, *, composite: bool = False) -> None:
+    def __init__(
+        self,
+        objects: S3Objects,
+        key: str,
+        id: str,
+        *,
+        composite: bool = False,
+        mark: str | None = None,
+    ) -> None:
         self._objects = objects
         self._key = key
         self._id = id
         self._composite = composite
+        self._mark = mark
         self._parts: dict[int, dict[str, Any]] = {}
 
     @property
@@ -112,13 +123,18 @@ class Multipart:
                 MultipartUpload={"Parts": parts},
             )
         except TransientError as error:
-            expected = etag_of([part["ETag"] for part in parts])
             head = self._objects.head_after(error, self._key)
-            if expected is None or head is None or head["ETag"].strip('"') != expected:
+            if head is None or not self._made(head, etag_of([part["ETag"] for part in parts])):
                 raise
-            return expected
+            answer = head
         etag: str | None = answer.get("ETag")
         return etag
+
+    def _made(self, head: Mapping[str, Any], etag: str | None) -> bool:
+        """Whether it became the object of `head`; with keys of KMS no ETag tells that."""
+        if self._mark is not None and bears(head, self._mark):
+            return True
+        return etag is not None and head["ETag"].strip('"') == etag
 
 
 class S3Upload(Upload):
@@ -177,16 +193,17 @@ def begin(objects: S3Objects, key: str) -> Multipart:
     Without that list, an upload with checksums could not be taken up again: its end
     asks for those of all parts.
     """
+    mark = secrets.token_hex(16)
     wanted = objects.direct.available() and objects.direct.checksums
     if wanted and objects.lists_checksums is None:
-        tried = _begin_listed(objects, key)
+        tried = _begin_listed(objects, key, mark)
         objects.lists_checksums = tried is not None
         if tried is not None:
             return tried
     composite = wanted and objects.lists_checksums is True
-    extra = {**objects.extra, **(_CRC32 if composite else {})}
+    extra = {**objects.marked(mark), **(_CRC32 if composite else {})}
     answer = objects.call("create_multipart_upload", key, **extra)
-    return Multipart(objects, key, answer["UploadId"], composite=composite)
+    return Multipart(objects, key, answer["UploadId"], composite=composite, mark=mark)
 
 
 def take_up(
@@ -266,14 +283,14 @@ def aborted_on_error(multipart: Multipart) -> Iterator[None]:
         raise
 
 
-def _begin_listed(objects: S3Objects, key: str) -> Multipart | None:
+def _begin_listed(objects: S3Objects, key: str, mark: str) -> Multipart | None:
     """An upload with CRC32; None where the store refuses it or does not list it as such."""
     try:
-        answer = objects.call("create_multipart_upload", key, **{**objects.extra, **_CRC32})
+        answer = objects.call("create_multipart_upload", key, **{**objects.marked(mark), **_CRC32})
     except StorageError as error:
         _log.debug("the store takes no CRC32", extra={"reason": str(error)})
         return None
-    multipart = Multipart(objects, key, answer["UploadId"], composite=True)
+    multipart = Multipart(objects, key, answer["UploadId"], composite=True, mark=mark)
     try:
         page = objects.call("list_parts", key, UploadId=answer["UploadId"], MaxParts=1)
     except AuthError:  # then nobody takes it up

@@ -38,14 +38,13 @@ from mm_plugins.sinks._patience import persist, read_on
 from mm_plugins.sinks._s3_api import S3Api, make_file_system
 from mm_plugins.sinks._s3_checksums import holds_other_bytes, md5_of
 from mm_plugins.sinks._s3_direct import Direct, Transfer
-from mm_plugins.sinks._s3_objects import S3Objects
+from mm_plugins.sinks._s3_objects import S3Objects, bears
 from mm_plugins.sinks._s3_upload import S3Upload
 
 _COPY_LIMIT = 5 << 30
 _COPY_PART = 1 << 30
 _PAGE = 1000
 _DELETE_LIMIT = 1000
-_MARK = "mm-created-by"
 
 
 @hookimpl
@@ -178,12 +177,11 @@ class S3Sink(ResumableSink):
         object. The mark tells whose it is.
         """
         mark = secrets.token_hex(16)
-        metadata = {**self._extra.get("Metadata", {}), _MARK: mark}
         try:
-            self._put(key, data, attempts=1, IfNoneMatch="*", Metadata=metadata)
+            self._put(key, data, attempts=1, IfNoneMatch="*", **self._objects.marked(mark))
         except (AlreadyExistsError, TransientError) as error:
             head = self._objects.head_after(error, key)
-            if head is None or head.get("Metadata", {}).get(_MARK) != mark:
+            if head is None or not bears(head, mark):
                 raise
 
     def put(self, key: str, data: Buffer) -> None:

@@ -538,6 +538,32 @@ def test_an_error_in_an_answer_of_200_is_an_error(script):
         upload.commit()
 
 
+@pytest.mark.parametrize("then", [(503, "SlowDown"), (404, "NoSuchUpload")])
+def test_the_end_of_an_upload_whose_answer_was_lost_is_known_by_its_mark(script, then):
+    """With keys of KMS the ETag is none that could be worked out; another's object is not ours."""
+    ended = []
+
+    def answer(method, query, headers, body):
+        if method == "PUT":
+            return 200, {"ETag": f'"{"0" * 32}"', "x-amz-server-side-encryption": "aws:kms"}, b""
+        if method == "POST" and "uploadId" in query:
+            ended.append(1)
+            return error(*(then if len(ended) > 1 else (500, "InternalError")))
+        if method == "HEAD":
+            mark = {"x-amz-meta-mm-created-by": marks[0]} if len(ended) > 1 else {}
+            return 200, {"ETag": '"x"', **mark}, bytes(SIZE)
+        return begun(method, query, headers, body)
+
+    script.answer = answer
+    upload, data = begin(scripted(script)), noise(SIZE)
+    ((_, _, headers, _),) = script.of("POST", uploads="")
+    marks = [headers["x-amz-meta-mm-created-by"]]
+    for number in range(3):
+        upload.write_part(number, part(data, number))
+    upload.commit()
+    assert len(ended) == 2
+
+
 # -- who asks ------------------------------------------------------------------------
 
 
