@@ -21,7 +21,6 @@ from mm_core import ConfigError, StorageError, TransientError, remember_secret
 _T = TypeVar("_T")
 
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
-_CA_VARIABLES = CA_VARIABLES  # the name by which it was known
 _PORTS = {"http": 80, "https": 443}
 _PROXY_HINT = "HTTPS_PROXY, HTTP_PROXY or ALL_PROXY must be an http or https URL"
 _TUNNEL_HEAD = 1 << 16
