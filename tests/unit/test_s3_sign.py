@@ -80,6 +80,7 @@ ODD += ["".join(random.Random(n).choices("aZ09 /+%&=?#~é模!*'()", k=30)) for n
 @pytest.mark.parametrize("token", [None, "FwoGZXIvYXdz/token+with=odd"])
 def test_botocore_signs_the_same(key, token):
     """Part of an upload under any key, with and without a session's token."""
+    pytest.importorskip("botocore")
     from botocore.auth import S3SigV4Auth
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials as Botos
