@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import threading
@@ -34,12 +35,21 @@ def run(commands: Sequence[Sequence[str]], environment: Mapping[str, str], log: 
     """Run `commands` one after the other; the first that fails ends the benchmark."""
     start = time.perf_counter()
     each = [_run_one(command, environment, log) for command in commands]
+    wall = time.perf_counter() - start
+    own = _own_figures(log)
     return Usage(
-        wall=time.perf_counter() - start,
-        cpu=sum(usage.ru_utime + usage.ru_stime for usage in each),
+        wall=own.get("wall", wall),
+        cpu=own.get("cpu", sum(usage.ru_utime + usage.ru_stime for usage in each)),
         peak_mib=max(usage.ru_maxrss for usage in each) / 1024,
         disk_mib=sum(usage.ru_oublock for usage in each) * 512 / (1 << 20),
     )
+
+
+def _own_figures(log: Path) -> dict[str, float]:
+    """What the last command measured itself, where it is one that does."""
+    last = log.read_text(errors="replace").rstrip().rpartition("\n")[2]
+    word, _, figures = last.partition(" ")
+    return dict(json.loads(figures)) if word == "measured" else {}
 
 
 def _run_one(command: Sequence[str], environment: Mapping[str, str], log: Path) -> struct_rusage:

@@ -153,6 +153,16 @@ def _mm(trip: Trip) -> Commands:
     return [[*command, *(["--jobs", str(trip.jobs)] if trip.jobs else [])]]
 
 
+_EMBEDDED = str(Path(__file__).with_name("embedded.py"))
+
+
+def _mm_embedded(trip: Trip, *options: str) -> Commands:
+    to = trip.s3_url if trip.store else str(trip.to)
+    jobs = [f"MM_DEFAULTS__JOBS={trip.jobs}"] if trip.jobs else []
+    python = [sys.executable, _EMBEDDED]
+    return [["env", *jobs, *python, f"hf://{trip.repo.id}", to, *options]]
+
+
 # -- peers ---------------------------------------------------------------------------------
 
 
@@ -229,6 +239,8 @@ def _xet_pull(trip: Trip) -> Commands:
 LIMIT = Way("limit (C)", _limit)
 LIMIT_FSYNC = Way("limit (C), fsync", lambda trip: _limit(trip, "--fsync"))
 MM = Way("mm pull", _mm)
+MM_EMBEDDED = Way("pull() in a running process", _mm_embedded)
+MM_UNSYNCED = Way("the same, without fsync", lambda trip: _mm_embedded(trip, "unsynced"))
 HF = Way("hf download (no hash)", _hf_local)
 HF_SHA256 = Way("hf download, openssl sha256", _hf_then_sha256)
 HF_AWS = Way("hf download, aws s3 cp --recursive", _hf_then_aws)
@@ -239,5 +251,5 @@ RCLONE_DEFAULT = Way("rclone copyurl (its defaults)", _rclone)
 XET_READ = Way("hf_xet's stream, sha256", _xet_read)
 XET_PULL = Way("pull into a sink that takes all", _xet_pull)
 
-TO_S3 = (LIMIT, MM, HF_AWS, HF_AWS_SIGNED, RCLONE, RCLONE_DEFAULT)
-TO_LOCAL = (LIMIT, LIMIT_FSYNC, MM, HF, HF_SHA256, RCLONE)
+TO_S3 = (LIMIT, MM, MM_EMBEDDED, HF_AWS, HF_AWS_SIGNED, RCLONE, RCLONE_DEFAULT)
+TO_LOCAL = (LIMIT, LIMIT_FSYNC, MM, MM_EMBEDDED, MM_UNSYNCED, HF, HF_SHA256, RCLONE)
