@@ -19,12 +19,15 @@ WORTH_A_HINT = 1 << 20
 """Smaller files, in bytes, are fetched as soon as they are asked after."""
 
 
-def files_of_siblings(registry: ModelRegistry, model_id: str) -> dict[str, str]:
-    """The keys of the files of the newest AVAILABLE versions of a model, by their sha256."""
+def files_of_siblings(registry: ModelRegistry, model_id: str, *, but: str) -> dict[str, str]:
+    """The keys of the files of the newest AVAILABLE versions of a model, by their sha256.
+
+    The version `but` is left out: it is the one that the files are wanted for.
+    """
     versions = [
         entry
         for entry in registry.list_models(model_id=model_id, status=ModelStatus.AVAILABLE)
-        if entry.manifest
+        if entry.manifest and entry.version != but
     ]
     known: dict[str, str] = {}
     for entry in versions[-SIBLINGS:]:
@@ -36,7 +39,7 @@ def files_of_siblings(registry: ModelRegistry, model_id: str) -> dict[str, str]:
 def copy_what_is_known(
     plan: Plan, registry: ModelRegistry, *, jobs: int, cancelled: threading.Event
 ) -> Plan:
-    """`plan`, with a copy in place of each fetch of bytes that any other model has.
+    """`plan`, with a copy in place of each fetch of bytes that any other version has.
 
     Only hints are asked, for large files and `jobs` at once: a copy is read back
     before anybody sees it.
@@ -51,7 +54,7 @@ def copy_what_is_known(
     copies = {
         planned.key: replace(planned, action=Action.COPY, copy_from=key)
         for planned, key in zip(asked, found, strict=True)
-        if key is not None
+        if key is not None and not key.startswith(plan.prefix)
     }
     return replace(plan, files=tuple(copies.get(p.key, p) for p in plan.files))
 

@@ -22,7 +22,7 @@ from mm_core.exceptions import CancelledError, ConfigError, MMError
 from mm_core.hookspecs import PlanContext
 from mm_core.leftovers import GRACE, Collected, collect
 from mm_core.manifests import bytes_by_action, manifest_of
-from mm_core.mending import plan_mending, refuse_another, refuse_damaged
+from mm_core.mending import plan_mending, refuse_another, refuse_damaged, what_is_damaged
 from mm_core.names import version_prefix
 from mm_core.notices import Notices
 from mm_core.place import Place, Places
@@ -112,13 +112,20 @@ class ModelManager:
     def plan(
         self, source: str, *, to: str | None = None, **options: Unpack[RequestOptions]
     ) -> Plan:
-        """What `pull` with the same arguments would do. Writes nothing."""
+        """What `pull` with the same arguments would do. Writes nothing.
+
+        For a version that is there that is to mend it: what has the right size is
+        present. Raises `ConflictError` where the stored version is another.
+        """
         request = Request(url=source, **options)
         place = self._places.open(to)
         with self._source(request) as (origin, request):
             plan = self._plan(place, request, origin.snapshot(request))
         self._ask_policies(place, plan)
-        return plan
+        entry = place.registry.get_model(plan.model_id, plan.version)
+        if entry is None or entry.status is not ModelStatus.AVAILABLE:
+            return plan
+        return _plan_mending(place, plan, entry)
 
     def pull(
         self,
@@ -349,15 +356,18 @@ class ModelManager:
     ) -> Plan:
         """The plan as things stand; with `known`, no other version is searched for equal bytes."""
         registry, model_id = place.registry, request.model_id or snapshot.model_id
-        prefix = version_prefix(model_id, name_version(request, snapshot))
+        version, search = name_version(request, snapshot), known is None
+        prefix = version_prefix(model_id, version)
+        if known is None:
+            known = files_of_siblings(registry, model_id, but=version)
         plan = make_plan(
             request,
             snapshot,
             present={stored.key: stored.size for stored in place.sink.list(prefix)},
-            known=files_of_siblings(registry, model_id) if known is None else known,
+            known=known,
             case_blind=place.sink.case_blind,
         )
-        if known is None:
+        if search:
             plan = copy_what_is_known(
                 plan,
                 registry,
@@ -395,21 +405,14 @@ class ModelManager:
 
     def _already(self, place: Place, plan: Plan, entry: ModelEntry, carry: _Carry) -> Pulled:
         """The entry that is there, whole again, if it is what the plan asks for."""
-        manifest = place.registry.manifest(entry)
-        refuse_another(manifest, plan)
-        present = {stored.key: stored.size for stored in place.sink.list(plan.prefix)}
-        mending = plan_mending(plan, manifest, present=present)
+        mending = what_is_damaged(_plan_mending(place, plan, entry))
         refuse_if_full(place.sink, mending)
         mended = carry(mending) if mending.files else ()
         for alias in plan.aliases:
             entry = place.registry.set_alias(entry.model_id, alias, entry.version)
-        fetched = sum(file.size for file in mended)
-        return Pulled(
-            entry=entry,
-            backend=place.name,
-            fetched_bytes=fetched,
-            present_bytes=entry.size_bytes - fetched,
-        )
+        moved = bytes_by_action(mended)
+        moved["present_bytes"] += entry.size_bytes - sum(file.size for file in mended)
+        return Pulled(entry=entry, backend=place.name, **moved)
 
     def _committed(self, place: Place, entry: ModelEntry) -> None:
         size = entry.size_bytes
@@ -429,6 +432,14 @@ def _transfer_options(settings: Settings) -> TransferOptions:
         retry=RetryPolicy(retries=defaults.retries),
         rate=None if rate is None else RateLimit(rate),  # one, for all that this manager moves
     )
+
+
+def _plan_mending(place: Place, plan: Plan, entry: ModelEntry) -> Plan:
+    """`plan` for the version that is there, if it is what the plan asks for."""
+    manifest = place.registry.manifest(entry)
+    refuse_another(manifest, plan)
+    present = {stored.key: stored.size for stored in place.sink.list(plan.prefix)}
+    return plan_mending(plan, manifest, present=present)
 
 
 def _delete_strays(sink: Sink, plan: Plan) -> None:

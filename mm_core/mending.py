@@ -9,7 +9,7 @@ from dataclasses import replace
 from mm_core.exceptions import ConflictError, IntegrityError
 from mm_core.manifests import difference
 from mm_core.registry import ModelRegistry
-from mm_core.schemas import Action, Manifest, ModelEntry, Plan
+from mm_core.schemas import Action, Manifest, ModelEntry, Plan, PlannedFile, StoredFile
 from mm_core.verification import verify_entries
 
 
@@ -24,26 +24,27 @@ def refuse_another(manifest: Manifest, plan: Plan) -> None:
 
 
 def plan_mending(plan: Plan, manifest: Manifest, *, present: Mapping[str, int]) -> Plan:
-    """The part of `plan` that must be fetched again: what is missing or cut short.
+    """`plan` for the version that `manifest` describes, of which `present` stands.
 
-    `present` maps the keys that stand to their sizes in bytes. What comes must
-    have the sha256 that `manifest` states, so that the registry need not change.
+    `present` maps keys to sizes in bytes: what has the right size stays, and what
+    is missing or cut short comes again. That must have the sha256 that `manifest`
+    states, so that the registry need not change.
     """
     files = {file.path: file for file in manifest.files}
     return replace(
         plan,
         files=tuple(
-            replace(
-                planned,
-                action=Action.FETCH,
-                copy_from=None,
-                file=replace(planned.file, sha256=stored.sha256, size=stored.size),
-            )
+            _mended(planned, stored, present)
             for planned in plan.files
             if (stored := files.get(planned.file.path)) is not None
-            and present.get(stored.key) != stored.size
         ),
     )
+
+
+def what_is_damaged(mending: Plan) -> Plan:
+    """The part of `mending` for which anything must be done."""
+    files = tuple(planned for planned in mending.files if planned.action is not Action.PRESENT)
+    return replace(mending, files=files)
 
 
 def refuse_damaged(registry: ModelRegistry, entry: ModelEntry) -> None:
@@ -57,3 +58,11 @@ def refuse_damaged(registry: ModelRegistry, entry: ModelEntry) -> None:
             f"{entry.model_id} {entry.version} is damaged: {bad.path}: {bad.reason}",
             hint="pull the model again to mend it; `mm verify` tells all that is wrong",
         )
+
+
+def _mended(planned: PlannedFile, stored: StoredFile, present: Mapping[str, int]) -> PlannedFile:
+    file = replace(planned.file, sha256=stored.sha256, size=stored.size)
+    if present.get(stored.key) == stored.size:
+        return replace(planned, file=file, action=Action.PRESENT, copy_from=None)
+    action = Action.FETCH if planned.copy_from is None else Action.COPY
+    return replace(planned, file=file, action=action)

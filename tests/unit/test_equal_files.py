@@ -7,7 +7,7 @@ from hashlib import sha256
 
 import pytest
 
-from mm_core import Action, ModelManager, Plugins, TransientError, load_settings
+from mm_core import Action, ConflictError, ModelManager, Plugins, TransientError, load_settings
 from mm_core.registry.layout import content_key
 from mm_core.sink import read_bytes
 from mm_plugins.sinks import local, memory
@@ -158,3 +158,49 @@ def test_no_manifest_of_another_model_is_read(manager, mine, monkeypatch):
     assert planned(manager, mine)["model.bin"][0] is Action.COPY
     assert not [key for key in seen if "/manifests/" in key]
     assert [key for key in seen if "/by-sha256/" in key] == [HINT]
+
+
+@pytest.mark.parametrize("twin", [False, True])
+def test_a_damaged_version_is_not_planned_from_itself(manager, mine, twin):
+    """A lost file is fetched, or copied from another model; the pull does what the plan says."""
+    if twin:
+        other = manager.push(mine, "other", version="w").entry
+    manager.push(mine, "one", version="v")
+    if twin:  # the newest hint names the damaged version: another takes its place
+        manager.registry().note_content(manager.registry().manifest(other).files[1])
+    manager.sink().delete(["models/one/v/model.bin"])
+    plan = manager.plan(str(mine), model_id="one", version="v")
+    found = {file.file.path: (file.action, file.copy_from) for file in plan.files}
+    copy = (Action.COPY, "models/other/w/model.bin")
+    assert found == {
+        "model.bin": copy if twin else (Action.FETCH, None),
+        "config.json": (Action.PRESENT, None),
+    }
+    pulled = manager.push(mine, "one", version="v")
+    assert (pulled.fetched_bytes, pulled.copied_bytes, pulled.present_bytes) == (
+        plan.bytes_to(Action.FETCH),
+        plan.bytes_to(Action.COPY),
+        plan.bytes_to(Action.PRESENT),
+    )
+    assert manager.verify().ok
+
+
+def test_mending_trusts_no_copy(manager, mine):
+    """Wrong bytes under the other name: they are found by reading back, and fetched instead."""
+    other = manager.push(mine, "other", version="w").entry
+    manager.push(mine, "one", version="v")
+    manager.sink().delete(["models/one/v/model.bin", "models/other/w/model.bin"])
+    manager.sink().put("models/other/w/model.bin", bytes(len(WEIGHTS)))
+    (weights,) = [f for f in manager.registry().manifest(other).files if f.path == "model.bin"]
+    manager.registry().note_content(weights)
+    pulled = manager.push(mine, "one", version="v")
+    assert (pulled.fetched_bytes, pulled.copied_bytes) == (len(WEIGHTS), 0)
+    assert manager.verify("one").ok
+
+
+def test_another_version_of_that_name_is_refused_by_the_plan(manager, mine):
+    """As by the pull."""
+    manager.push(mine, "one", version="v")
+    (mine / "config.json").write_bytes(b"[]")
+    with pytest.raises(ConflictError, match=r"config\.json differs"):
+        manager.plan(str(mine), model_id="one", version="v")
