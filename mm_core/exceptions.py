@@ -14,6 +14,7 @@ the exit code that the command line ends with::
     │   └── GatedError               4   the model's owner must grant access first
     ├── TransientError               5   a retry may help (ConnectionError)
     │   ├── OfflineError             5   the network is switched off by a setting
+    │   ├── UploadLostError          5   the store has forgotten an unfinished upload
     │   └── CommitUnknownError       5   a commit may or may not have been made
     ├── IntegrityError (ValueError)  6   bytes are not what they should be
     │   └── SourceChangedError       6   the source changed while it was being read
@@ -118,6 +119,8 @@ class TransientError(MMError, ConnectionError):
 
 class UploadLostError(TransientError):
     """The store has forgotten an unfinished upload: the file must be sent from its start."""
+
+    code = "upload_lost"
 
 
 class OfflineError(TransientError):
