@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from functools import partial
-from itertools import chain
+from itertools import count
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -78,8 +78,8 @@ class S3Sink(ResumableSink):
     """A prefix in a bucket. Objects appear whole: by one PUT, or when a multipart upload ends.
 
     Exclusive create is ``If-None-Match: *`` on one PUT. `write` holds one part: the
-    whole of a file of up to 8 MiB, 32 MiB where the size is unknown, more for files
-    above 70 GB, since an upload has 10,000 parts.
+    whole of a file of up to 8 MiB, else 8 MiB of it, 32 MiB where the size is unknown;
+    more above 70 GB, since an upload has 10,000 parts.
     """
 
     type = "s3"
@@ -123,18 +123,20 @@ class S3Sink(ResumableSink):
         """One PUT for what fits a part, else a multipart upload that is aborted on any error."""
         check_key(key)
         parts = Parts(chunks, part_size(size))
-        first = next(parts)
+        part = next(parts)
         if parts.ended:
             check_size(key, parts.count, size)
-            self._objects.put(key, first)
+            self._objects.put(key, part)
             return
 
-        every = chain((first,), parts)
-        del first
         multipart = _s3_upload.begin(self._objects, key)
         with _s3_upload.aborted_on_error(multipart):
-            for number, part in enumerate(every, start=1):
+            for number in count(1):
                 persist(partial(multipart.send, number, part))
+                part = bytearray()  # let it go before the next is filled
+                if parts.ended:
+                    break
+                part = next(parts)
             check_size(key, parts.count, size)
             etag = multipart.complete()
         self._objects.check_stored(key, parts.count, etag)

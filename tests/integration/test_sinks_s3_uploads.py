@@ -8,6 +8,7 @@ import http.server
 import logging
 import re
 import threading
+import tracemalloc
 import uuid
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -236,6 +237,26 @@ def test_the_ends_of_parts_carry_checksums_where_the_upload_was_begun_with_one(s
     ((_, _, _, body),) = script.of("POST", uploadId="id+/=")
     told = re.findall(rb"<ChecksumCRC32>([^<]+)</ChecksumCRC32>", body)
     assert told == [crc32(part(data, number)).encode() for number in range(3)]
+
+
+def test_a_stream_is_held_one_part_at_a_time(script):
+    """Of 32 MiB where its size is unknown, plus what a growing buffer and a request need."""
+    script.answer = lambda method, query, headers, body: (
+        (200, {"ETag": '"e"'}, b"") if method == "PUT" else begun(method, query, headers, body)
+    )
+    sink, chunk = scripted(script), bytes(MIB)
+    held: list[int] = []
+    sink._objects.check_stored = lambda *_: None  # type: ignore[method-assign]
+    sink._objects.put_part = lambda key, upload, number, data, composite: (  # type: ignore[method-assign]
+        held.append(tracemalloc.get_traced_memory()[1]) or {"ETag": "e"}
+    )
+    sink.write("warm", (chunk for _ in range(33)), size=None)
+    tracemalloc.start()
+    try:
+        sink.write("big", (chunk for _ in range(130)), size=None)
+    finally:
+        tracemalloc.stop()
+    assert max(held) < 40 * MIB
 
 
 # -- what is believed --------------------------------------------------------------
