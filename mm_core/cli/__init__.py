@@ -16,6 +16,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     A process that was interrupted ends here, without waiting for threads that are
     stuck in a read and for the interpreter to take all its modules apart.
     """
+    if argv is None:
+        from mm_core.cli.interrupts import end_at_once_on_signals
+
+        end_at_once_on_signals()
     from mm_core.cli.seam import end_at_once, run, was_interrupted
 
     code = run(argv)

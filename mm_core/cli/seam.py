@@ -20,12 +20,11 @@ from typing import Any, NoReturn
 
 import click
 
-from mm_core.cli import output
+from mm_core.cli import interrupts, output
+from mm_core.cli.interrupts import INTERRUPTED, TERMINATED
 from mm_core.cli.state import State
 from mm_core.exceptions import CancelledError, MMError, PartialError
 
-INTERRUPTED = 130
-TERMINATED = 143
 BROKEN_PIPE = 141
 
 _INTERNAL_HINT = (
@@ -63,7 +62,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     state = State()
     _write_any_character()
     try:
-        with _sigterm_raises():
+        with _signals_raise():
             app = make_app()
             if "_MM_COMPLETE" in os.environ:
                 return _complete(app)
@@ -136,7 +135,7 @@ def _how_to_go_on(state: State) -> str | None:
 
 
 def _report(error: BaseException, state: State, args: list[str]) -> int:
-    problem = describe(error, state)
+    problem = describe(_interrupt_behind(error), state)
     if isinstance(error, CancelledError) and isinstance(error.__context__, Terminated):
         problem = describe(error.__context__, state)
     if os.environ.get("MM_DEBUG") or (problem.code == "internal" and state.verbose):
@@ -148,6 +147,16 @@ def _report(error: BaseException, state: State, args: list[str]) -> int:
         return problem.exit_code
     _silence_stdout()
     return problem.exit_code
+
+
+def _interrupt_behind(error: BaseException) -> BaseException:
+    """The interrupt that an import turned into another error, else `error` itself."""
+    behind = error.__cause__
+    while behind is not None and not isinstance(error, MMError):
+        if isinstance(behind, KeyboardInterrupt):
+            return behind
+        behind = behind.__cause__
+    return error
 
 
 def _show(problem: Problem, state: State, args: list[str]) -> None:
@@ -195,7 +204,7 @@ def _complete(app: click.Command) -> int:
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
+def _signals_raise() -> Iterator[None]:
     def stop(_signum: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         raise Terminated
@@ -205,10 +214,15 @@ def _sigterm_raises() -> Iterator[None]:
     except ValueError:  # not in the main thread: then signals are somebody else's
         yield
         return
+    early = interrupts.is_ours(signal.SIGINT)
     try:
+        if early:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        if early:
+            interrupts.end_at_once_on_signals()
 
 
 def _write_any_character() -> None:

@@ -225,6 +225,40 @@ def test_a_signal_ends_a_pull_and_it_goes_on_later(hub, local, sent, code):
     mm("pull", "hf://org/name", "--to", local)
 
 
+SIGNALLED = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), int(sys.argv[2]))
+
+from mm_core.cli import main
+sys.meta_path.insert(0, Finder())
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("module", ["click", "mm_core.cli.app", "mm_core.cli.look", "pydantic"])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_all_is_imported_is_one_line(tmp_path, module, sent, code):
+    """At whichever import: no traceback, and the exit code of the signal."""
+    words = "import sys; sys.argv[1:] = ['list', '--backend', './x']; "
+    script = SIGNALLED.replace("sys.argv[1]", repr(module)).replace("sys.argv[2]", str(int(sent)))
+    for options, stream in ((), 2), (("--json",), 1), (("--format", "jsonl"), 1):
+        done = subprocess.run(
+            [sys.executable, "-c", f"{words}sys.argv += {list(options)}; \n{script}"],
+            cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        said = {130: "Interrupted.", 143: "Terminated."}[code]
+        assert done.returncode == code, done.stderr
+        if stream == 2:
+            assert (done.stdout, done.stderr) == ("", f"{said}\n")
+        else:
+            assert json.loads(done.stdout)["error"]["message"] == said
+            assert done.stderr == ""
+
+
 def test_a_reader_that_goes_away_is_no_error(pulled):
     """`mm list | head -0`: no words, and the exit code of a broken pipe."""
     read, write = os.pipe()
