@@ -8,11 +8,13 @@ interrupted may lose its parts to the next collection, before it comes back.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from mm_core.exceptions import ConfigError, NotFoundError
 from mm_core.registry import ModelRegistry
 from mm_core.schemas import UnfinishedUpload, rfc3339
-from mm_core.sink import ResumableSink
+from mm_core.sink import ResumableSink, Sink
 
 GRACE = 86_400.0
 """Seconds that parts wait for another attempt, where ``retention.grace`` does not say."""
@@ -49,18 +51,39 @@ class Collected:
     dry_run: bool = False
 
     @property
-    def known_bytes(self) -> int:
-        """The sum of the sizes that the store tells."""
-        return sum(found.upload.size or 0 for found in self.leftovers)
+    def total_bytes(self) -> int | None:
+        """The sum of the sizes; None where the store does not tell each of them."""
+        sizes = [found.upload.size for found in self.leftovers]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if len(known) == len(sizes) else None
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON data."""
         return {
             "dry_run": self.dry_run,
             "uploads": [found.to_json() for found in self.leftovers],
-            "bytes": self.known_bytes,
+            "bytes": self.total_bytes,
             "kept": self.kept,
         }
+
+
+def refuse_no_folder(sink: Sink, *, addressed: bool) -> None:
+    """Raise where `sink` is a path with nothing to collect in, which a typing mistake makes.
+
+    `NotFoundError` for one that is `addressed` and not there (a backend of
+    ``mm.yaml`` may be as yet unused), `ConfigError` for one that is no folder.
+    """
+    if "://" in sink.root:
+        return
+    folder = Path(sink.root)
+    if addressed and not folder.exists():
+        raise NotFoundError(
+            f"there is no folder {sink.root}", hint="name an existing one; see `mm backends list`"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(
+            f"{sink.root} is not a folder", hint="name the folder that holds the models"
+        )
 
 
 def collect(registry: ModelRegistry, *, grace: float, dry_run: bool) -> Collected:

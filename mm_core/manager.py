@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from mm_core.backends import open_source
 from mm_core.checkout import cache_folder, plan_checkout, refuse_foreign_files
 from mm_core.claiming import abandoned_on_error, begin
-from mm_core.config import Settings, load_settings
+from mm_core.config import Settings, is_address, load_settings
 from mm_core.equal_files import copies_in, copy_what_is_known, files_of_siblings, leave_hints
 from mm_core.exceptions import CancelledError, ConfigError, MMError
 from mm_core.hookspecs import PlanContext
-from mm_core.leftovers import GRACE, Collected, collect
+from mm_core.leftovers import GRACE, Collected, collect, refuse_no_folder
 from mm_core.manifests import bytes_by_action, manifest_of
 from mm_core.mending import plan_mending, refuse_another, refuse_damaged, what_is_damaged
 from mm_core.names import version_prefix
@@ -316,11 +316,15 @@ class ModelManager:
         Those older than `grace` seconds (default: ``retention.grace``, else a day)
         by the store's clock, of versions that nobody is pulling. No file that
         anybody can see is touched, and the files of removed models stay, too.
+
+        Raises `NotFoundError` where `backend` is the path of a folder that is not there.
         """
+        place = self._places.open(backend)
+        refuse_no_folder(place.sink, addressed=is_address(place.name))
         if grace is None:
             configured = self.settings.retention.get("grace")
             grace = GRACE if configured is None else configured
-        return collect(self.registry(backend), grace=grace, dry_run=dry_run)
+        return collect(place.registry, grace=grace, dry_run=dry_run)
 
     def registry(self, backend: str | None = None) -> ModelRegistry:
         """The registry of a backend."""

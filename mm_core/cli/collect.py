@@ -71,5 +71,4 @@ def _lines(collected: Collected) -> Iterator[str]:
     yield from output.table(("UNFINISHED", "AGE", "SIZE"), rows)
     count = len(collected.leftovers)
     uploads = f"{count} unfinished upload{'s' * (count > 1)}"
-    size = f", {output.size(collected.known_bytes)}" if collected.known_bytes else ""
-    yield f"{uploads}{size}: {done}{stay}"
+    yield f"{uploads}, {output.size(collected.total_bytes)}: {done}{stay}"

@@ -11,6 +11,7 @@ import pytest
 
 from mm_core import ModelManager, Plugins, ResumableSink, UnfinishedUpload, load_settings
 from mm_core.cli import main
+from mm_core.cli.collect import _lines
 from mm_core.registry import Claim, ModelRegistry
 from mm_plugins.sinks import local, memory
 from mm_plugins.sources import folder
@@ -79,7 +80,7 @@ def test_only_what_is_older_than_the_grace_goes(manager, sink):
     sink.leave("elsewhere/old.bin", 9 * DAY)
     collected = manager.gc()
     assert [found.upload.key for found in collected.leftovers] == ["models/m/v/old.bin"]
-    assert (collected.known_bytes, collected.kept) == (7, 1)
+    assert (collected.total_bytes, collected.kept) == (7, 1)
     assert [left.key for left in sink.left] == ["models/m/v/young.bin", "elsewhere/old.bin"]
     assert manager.gc(grace=HOUR).leftovers != ()
     assert [left.key for left in sink.left] == ["elsewhere/old.bin"]
@@ -93,7 +94,7 @@ def test_what_a_writer_holds_is_told_as_kept(manager, sink):
     sink.locked.add("models/m/v/held.bin")
     collected = manager.gc()
     assert [found.upload.key for found in collected.leftovers] == ["models/m/v/old.bin"]
-    assert (collected.known_bytes, collected.kept) == (7, 1)
+    assert (collected.total_bytes, collected.kept) == (7, 1)
     assert [left.key for left in sink.left] == ["models/m/v/held.bin"]
 
 
@@ -103,7 +104,7 @@ def test_a_dry_run_discards_nothing(manager, sink):
     collected = manager.gc(dry_run=True)
     assert collected.to_json() == {
         "dry_run": True,
-        "bytes": 0,
+        "bytes": None,
         "kept": 0,
         "uploads": [
             {
@@ -115,6 +116,15 @@ def test_a_dry_run_discards_nothing(manager, sink):
         ],
     }
     assert len(sink.left) == 1
+
+
+def test_a_sum_with_an_unknown_size_is_unknown(manager, sink):
+    """Not the sum of those that are known."""
+    sink.leave("models/m/v/one.bin", 2 * DAY)
+    sink.leave("models/m/v/two.bin", 2 * DAY, None)
+    collected = manager.gc(dry_run=True)
+    assert collected.to_json()["bytes"] is None
+    assert list(_lines(collected))[-1] == "2 unfinished uploads, ?: nothing was done"
 
 
 def test_a_version_that_is_being_pulled_is_left_alone(manager, sink):
@@ -201,3 +211,20 @@ def test_parts_on_a_local_disk(tmp_path, capfd):
     assert capfd.readouterr().out == "models/m/w/model.bin\n"
     assert not (store / "models/m/w").exists()
     assert main(["verify", "--backend", str(store)]) == 0
+
+
+def test_a_folder_that_is_not_there(tmp_path, capfd, monkeypatch):
+    """A mistyped path is an error, and a file as well; a backend that nobody used yet is not."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    for words, code, said in (
+        (["--backend", "./nothere"], 3, "there is no folder"),
+        (["--backend", (tmp_path / "nothere").as_uri()], 3, "there is no folder"),
+        (["--backend", "./file"], 2, "is not a folder"),
+    ):
+        assert main(["gc", *words]) == code
+        assert said in capfd.readouterr().err
+    (tmp_path / "mm.yaml").write_text("backends: {new: {type: local, root: ./new}}")
+    assert main(["gc"]) == 0
+    assert capfd.readouterr().out == "nothing to do\n"
+    assert not (tmp_path / "nothere").exists()
