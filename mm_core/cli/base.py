@@ -12,7 +12,8 @@ from mm_core.cli.state import State
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_AT_LEAST_ONE = click.IntRange(min=1)
+_JOBS = click.IntRange(1, 64)  # as the settings' own bounds, which cost pydantic to import
+_CONNECTIONS = click.IntRange(1, 1024)
 
 FORMATS = ("human", "json", "jsonl", "quiet")
 
@@ -95,8 +96,8 @@ def group(name: str, *, examples: str) -> Callable[[Callable[..., Any]], Group]:
 def transfer_options(function: F) -> F:
     """Give a command that moves bytes the options that say how many at once, and how fast."""
     options = (
-        click.option("-j", "--jobs", type=_AT_LEAST_ONE, metavar="N", help="Files at once."),
-        _default("--connections", type=_AT_LEAST_ONE, metavar="N", help="Reads at once, in all."),
+        click.option("-j", "--jobs", type=_JOBS, metavar="N", help="Files at once."),
+        _default("--connections", type=_CONNECTIONS, metavar="N", help="Reads at once, in all."),
         _default("--memory", metavar="SIZE", help="Buffers in all, such as 128MiB."),
         _default("--limit-rate", metavar="RATE", help="Read no faster, such as 50MiB a second."),
     )

@@ -25,13 +25,23 @@ version: 1
 
 defaults:
   backend: BACKEND
-  jobs: 8
+  jobs: 8                  # files at once, 1 to 64
+  # connections: 8         # to a source at once, over all files of a model
+  # memory: 128MiB         # all buffers of one pull together
+  # limit_rate: 50MiB      # bytes a second that a process reads; no limit without it
+  # retries: 5             # tries again without progress
+  # claim_timeout: 60s     # without a sign of life, until another takes over a pull
+  # commit_timeout: 60s    # to keep trying to reach the registry
+  # offline: false         # true: ask no source over the network
 
 backends:
   # Where models are kept. A backend is used by its name: mm pull … --to NAME
 ENTRY
   # lake: {type: s3, root: s3://my-bucket/models, options: {profile: ml}}
   # dr:   {type: gcs, root: gs://my-bucket/models, options: {project: my-project}}
+  # For s3 and gcs `transfer` says who sends the bytes: auto (without it), direct, or
+  # fsspec, which is s3fs or gcsfs.
+  # old:  {type: s3, root: s3://my-bucket/old, transfer: fsspec}
 
 sources:
   # Where models come from. The Hub needs a token only for private and gated models.
@@ -40,6 +50,10 @@ sources:
   #   type: url
   #   allow_hosts: [dl.vendor.example]
   #   headers: {Authorization: "Bearer ${VENDOR_KEY}"}
+
+# retention:
+#   # `mm gc` leaves unfinished uploads that are younger.
+#   grace: 24h
 """
 
 

@@ -25,6 +25,8 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)?", re.IGNORECASE)
 LEAST_MEMORY = 32 << 20
 """The smallest ``defaults.memory``, in bytes."""
+MOST_MEMORY = 1 << 40
+"""The largest ``defaults.memory``, in bytes: more is a slip of the pen."""
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
@@ -63,9 +65,11 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
-def _enough(value: int) -> int:
+def _sensible(value: int) -> int:
     if value < LEAST_MEMORY:
         raise ValueError(f"it should be at least {LEAST_MEMORY >> 20}MiB")
+    if value > MOST_MEMORY:
+        raise ValueError(f"it should be at most {MOST_MEMORY >> 40}TiB")
     return value
 
 
@@ -123,10 +127,10 @@ class Defaults(Section):
     backend: str | None = Field(default=None, description="The backend, by name or URL")
     jobs: Count = Field(default=8, ge=1, le=64, description="Files at once")
     connections: Count = Field(
-        default=8, ge=1, description="Connections to a source at once, over all files"
+        default=8, ge=1, le=1024, description="Connections to a source at once, over all files"
     )
-    memory: Annotated[Size, AfterValidator(_enough)] = Field(
-        default=128 << 20, description="Bytes of all buffers together, at least 32MiB"
+    memory: Annotated[Size, AfterValidator(_sensible)] = Field(
+        default=128 << 20, description="Bytes of all buffers together, 32MiB to 1TiB"
     )
     limit_rate: Rate | None = Field(
         default=None, description="Bytes a second that a whole process reads; no limit if absent"

@@ -174,7 +174,11 @@ def test_version(mm):
     [
         ("--limit-rate fast", "--limit-rate flag: defaults.limit_rate: a size is"),
         ("--memory 1MiB", "--memory flag: defaults.memory: it should be at least 32MiB"),
+        ("--memory 2TiB", "--memory flag: defaults.memory: it should be at most 1TiB"),
         ("--connections 0", "--connections"),
+        ("--connections 1025", "--connections"),
+        ("-j 0", "'-j'"),
+        ("-j 65", "'-j'"),
     ],
 )
 def test_impossible_transfer_options_name_their_flag(mm, tmp_path, words, said):
@@ -183,6 +187,17 @@ def test_impossible_transfer_options_name_their_flag(mm, tmp_path, words, said):
     code, _, err = mm("push", "m", "m", *words.split())
     assert code == 2
     assert said in err
+
+
+@pytest.mark.parametrize("name", ["jobs", "connections"])
+def test_a_flag_has_the_bounds_of_its_setting(name):
+    """What the environment may say, the flag may say, and nothing else."""
+    from mm_core.config import Defaults
+
+    bound = Defaults.model_json_schema()["properties"][name]
+    (option,) = [param for param in ALL["pull",].params if param.name == name]
+    assert isinstance(option.type, click.IntRange)
+    assert (option.type.min, option.type.max) == (bound["minimum"], bound["maximum"])
 
 
 def test_not_found_is_exit_3(mm):

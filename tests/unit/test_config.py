@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr
 
 from mm_core import ConfigError, PluginConfig, Plugins, Sink, Source, hookimpl, redact, redaction
 from mm_core.config import (
+    Defaults,
     Settings,
     build_config,
     json_schema,
@@ -572,6 +573,17 @@ class TestSchema:
         ):
             pytest.fail(f"built-in plugins do not load: {plugins.broken}")
         jsonschema.Draft202012Validator(json_schema(plugins)).validate(yaml.safe_load(DESIGN))
+
+    def test_the_starter_file_names_every_default_as_it_is(self, world):
+        """Each commented line can be taken in, and says what holds without it (but for a limit)."""
+        text = re.sub(r"^  # (\w+: \S+ +#)", r"  \1", starter(), flags=re.MULTILINE)
+        given = world.load(text).defaults
+        assert given.model_fields_set == set(Defaults.model_fields)
+        assert given == Defaults(backend="local", limit_rate="50MiB")
+        written = text.replace("  # old:", "  old:").replace("# retention", "retention")
+        settings = world.load(re.sub(r"^#   ", "  ", written, flags=re.MULTILINE))
+        assert settings.backends["old"].values["transfer"] == "fsspec"
+        assert settings.retention["grace"] == 86_400
 
     def test_the_starter_file_loads(self, world):
         """What `mm config init` writes is valid, and is one local backend."""
