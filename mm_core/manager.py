@@ -45,7 +45,7 @@ from mm_core.schemas import (
 from mm_core.showing import describe
 from mm_core.sink import Sink
 from mm_core.source import Source
-from mm_core.space import refuse_if_full, refuse_to_begin_if_full
+from mm_core.space import kept_bytes, refuse_if_full, refuse_to_begin_if_full
 from mm_core.stored import StoredSource
 from mm_core.transfer import Progress, RateLimit, TransferOptions, transfer
 from mm_core.transfer.retry import RetryPolicy
@@ -126,6 +126,18 @@ class ModelManager:
         if entry is None or entry.status is not ModelStatus.AVAILABLE:
             return plan
         return _plan_mending(place, plan, entry)
+
+    def kept_bytes(self, plan: Plan, *, to: str | None = None) -> int | None:
+        """How much of what `plan` fetches an earlier attempt has stored, and a pull would keep.
+
+        As the backend counts it: a disk, in blocks. None where the backend has parts
+        of a file and does not tell their size.
+        """
+        place = self._places.open(to)
+        entry = place.registry.get_model(plan.model_id, plan.version)
+        if entry is not None and entry.status is ModelStatus.AVAILABLE:
+            return 0  # whoever mends takes up no parts
+        return kept_bytes(place.sink, plan)
 
     def pull(
         self,

@@ -34,7 +34,7 @@ def refuse_if_full(sink: Sink, plan: Plan) -> None:
     needed = _sum_of_sizes(files)
     if needed is None or needed <= free:
         return
-    needed -= _kept_bytes(sink, plan.prefix, files)
+    needed -= sum(size or 0 for size in _kept_sizes(sink, plan.prefix, files))
     if needed > free:
         raise StorageError(
             f"{plan.model_id} {plan.version} needs {size_in_words(needed)}, and {sink.root} has "
@@ -43,16 +43,28 @@ def refuse_if_full(sink: Sink, plan: Plan) -> None:
         )
 
 
+def kept_bytes(sink: Sink, plan: Plan) -> int | None:
+    """How much of what `plan` fetches an earlier attempt has stored; no reader sees it yet.
+
+    None where the sink has parts of a file and does not tell their size.
+    """
+    files = [planned for planned in plan.files if planned.action is Action.FETCH]
+    return _sum(_kept_sizes(sink, plan.prefix, files)) if files else 0
+
+
 def _sum_of_sizes(files: list[PlannedFile]) -> int | None:
-    sizes = [planned.file.size for planned in files]
+    return _sum([planned.file.size for planned in files])
+
+
+def _sum(sizes: list[int | None]) -> int | None:
     known = [size for size in sizes if size is not None]
     return sum(known) if len(known) == len(sizes) else None
 
 
-def _kept_bytes(sink: Sink, prefix: str, files: list[PlannedFile]) -> int:
-    """What is stored already of `files`, which no reader sees yet."""
+def _kept_sizes(sink: Sink, prefix: str, files: list[PlannedFile]) -> list[int | None]:
+    """What is stored already of those of `files` that have anything; None for an unknown size."""
     if not isinstance(sink, ResumableSink):
-        return 0
+        return []
     sizes = {planned.key: planned.file.size or 0 for planned in files}
-    kept = {upload.key: upload.size or 0 for upload in sink.unfinished(prefix)}
-    return sum(min(kept[key], size) for key, size in sizes.items() if key in kept)
+    kept = {upload.key: upload.size for upload in sink.unfinished(prefix) if upload.key in sizes}
+    return [None if size is None else min(size, sizes[key]) for key, size in kept.items()]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mm_core.cli import output
+from mm_core.exceptions import CancelledError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -32,10 +34,30 @@ class Reporter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._stored = _Stored()
+        self._parts = ""
 
     def how_to_go_on(self) -> str:
         """What to tell a user who interrupted the command."""
-        return f"{self._stored}run the same command again to go on"
+        return f"{self._stored}{self._parts}run the same command again to go on"
+
+    @contextlib.contextmanager
+    def asking(self, with_parts: Callable[[str], list[str]]) -> Iterator[None]:
+        """If what happens within is interrupted, find out for which files under way parts are kept.
+
+        `with_parts` tells the keys of the files of a model that have some. A store
+        that is slow to answer, or fails, keeps nobody waiting.
+        """
+        self._parts = ""
+        try:
+            yield
+        except (KeyboardInterrupt, CancelledError):
+            model_id, paths = self._stored.under_way()
+            keys = _soon(lambda: with_parts(model_id)) if paths else ()
+            count = sum(any(key.endswith(f"/{path}") for key in keys) for path in paths)
+            if count:
+                files = "1 file" if count == 1 else f"{count} files"
+                self._parts = f"parts of {files} are kept; "
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -185,16 +207,27 @@ class _Stored:
     """The files that are whole and stay, whatever happens to the others."""
 
     def __init__(self) -> None:
+        self._model_id = ""
         self._total: int | None = None
         self._sizes: dict[str, int] = {}
+        self._begun: set[str] = set()
+
+    def under_way(self) -> tuple[str, list[str]]:
+        """The model, and those of its files that have begun and are not stored."""
+        return self._model_id, [path for path in list(self._begun) if path not in self._sizes]
 
     def add(self, event: TransferEvent) -> None:
         """Take an event into account."""
         if event.kind == "planned":
-            self._total = event.total
+            self._model_id, self._total = event.model_id, event.total
             self._sizes.clear()
-        elif event.kind == "stored" and event.path is not None:
+            self._begun.clear()
+        elif event.path is None:
+            return
+        elif event.kind == "stored":
             self._sizes[event.path] = event.done
+        elif event.kind in ("started", "progress"):
+            self._begun.add(event.path)
 
     def __str__(self) -> str:
         count, stored = len(self._sizes), output.size(sum(self._sizes.values()))
@@ -203,6 +236,20 @@ class _Stored:
         files = "1 file is" if count == 1 else f"{count} files are"
         total = "" if self._total is None else f" of {output.size(self._total)}"
         return f"{files} stored, {stored}{total}; "
+
+
+def _soon(ask: Callable[[], list[str]]) -> list[str]:
+    """What `ask` returns, or nothing where it fails or takes longer than half a second."""
+    answers: list[list[str]] = []
+
+    def work() -> None:
+        with contextlib.suppress(Exception):
+            answers.append(ask())
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(0.5)
+    return answers[0] if answers else []
 
 
 def make_reporter(state: State) -> Reporter:

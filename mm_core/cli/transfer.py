@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from mm_core.cli.state import State, pass_state
 from mm_core.exceptions import CancelledError, MMError, PartialError
 
 if TYPE_CHECKING:
+    from mm_core.manager import ModelManager
     from mm_core.schemas import Plan, Pulled
 
 
@@ -68,8 +70,10 @@ def pull(
 
         def one(backend: str | None) -> dict[str, Any]:
             if dry_run:
-                return _planned(manager.plan(source, to=backend, **request))
-            pulled = manager.pull(source, to=backend, jobs=jobs, wait=not no_wait, **request)
+                plan = manager.plan(source, to=backend, **request)
+                return _planned(plan, manager.kept_bytes(plan, to=backend))
+            with reporter.asking(partial(_with_parts, manager, backend)):
+                pulled = manager.pull(source, to=backend, jobs=jobs, wait=not no_wait, **request)
             return _pulled(pulled)
 
         if len(backends) == 1:
@@ -102,7 +106,9 @@ def push(
     The same folder pushed again is the same version: nothing moves.
     """
     with make_reporter(state) as reporter, state.manager(reporter) as manager:
-        pulled = manager.push(folder, model_id, model_type=_model_type(model_type), **options)
+        kind = _model_type(model_type)
+        with reporter.asking(partial(_with_parts, manager, options["to"])):
+            pulled = manager.push(folder, model_id, model_type=kind, **options)
         document = _pulled(pulled)
     _emit_one(state, document)
 
@@ -189,22 +195,25 @@ def _pulled(pulled: Pulled) -> dict[str, Any]:
     }
 
 
-def _planned(plan: Plan) -> dict[str, Any]:
+def _with_parts(manager: ModelManager, backend: str | None, model_id: str) -> list[str]:
+    """The keys of the files of a model of which parts are kept."""
+    from mm_core.sink import ResumableSink
+
+    sink = manager.sink(backend)
+    if not isinstance(sink, ResumableSink):
+        return []
+    return [upload.key for upload in sink.unfinished(f"models/{model_id}/")]
+
+
+def _planned(plan: Plan, kept: int | None) -> dict[str, Any]:
     return {
-        "plan": _plan_document(plan),
+        "plan": plan.to_json() | {"kept_bytes": kept},
         "quiet": [f.file.path for f in plan.files],
-        "human": _plan_lines(plan),
+        "human": _plan_lines(plan, kept),
     }
 
 
-def _plan_document(plan: Plan) -> dict[str, Any]:
-    document = plan.to_json()
-    for shown, planned in zip(document["files"], plan.files, strict=True):
-        shown["copy_from"] = planned.copy_from
-    return document
-
-
-def _plan_lines(plan: Plan) -> Iterator[str]:
+def _plan_lines(plan: Plan, kept: int | None) -> Iterator[str]:
     from mm_core.schemas import Action
 
     name = f"{plan.model_id}@{output.short_version(plan.version)}"
@@ -217,6 +226,8 @@ def _plan_lines(plan: Plan) -> Iterator[str]:
     header = ("ACTION", "SIZE", "PATH", "COPY FROM") if copies else ("ACTION", "SIZE", "PATH")
     yield from output.table(header, [row[: len(header)] for row in rows])
     words = {Action.FETCH: "to fetch", Action.COPY: "to copy", Action.PRESENT: "present"}
+    if kept != 0:
+        words[Action.FETCH] += f" ({output.size(kept)} of it kept from an earlier attempt)"
     totals = [f"{output.size(plan.bytes_to(action))} {word}" for action, word in words.items()]
     yield f"{len(plan.files)} files: {', '.join(totals)}; nothing was done"
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from mm_core.testing.hub import Fault
+from mm_plugins.sinks.local import LocalSink
 
 pytestmark = pytest.mark.integration
 
@@ -223,6 +224,31 @@ def test_a_signal_ends_a_pull_and_it_goes_on_later(hub, local, sent, code):
     assert entry["status"] == "FAILED"
     hub.faults.clear()
     mm("pull", "hf://org/name", "--to", local)
+
+
+def test_kept_parts_are_told_of(hub, local):
+    """By the line of an interrupted pull, and by the plan of the next one; the next pull keeps them."""
+    weights = os.urandom(1 << 20) * 20
+    hub.add_repo("org/name", files=FILES | {"large.bin": weights})
+    words = ("pull", "hf://org/name", "--to", local, "--connections", "1")
+    assert json.loads(mm(*words, "-n", "--json")[0])["plan"]["kept_bytes"] == 0
+    hub.faults.append(Fault("large.bin", kind="stall", after_bytes=9 << 20, times=9))
+    process = start(*words)
+    sink = LocalSink(LocalSink.Config(root=local))
+    waited = time.monotonic() + 30
+    while sum(left.size or 0 for left in sink.unfinished("models/")) < 4 << 20:
+        assert time.monotonic() < waited, "no part was stored"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert err.splitlines()[-1].startswith("Interrupted: ")
+    assert "; parts of 1 file are kept; run the same command again" in err
+    hub.faults.clear()
+    kept = sum(left.size or 0 for left in sink.unfinished("models/"))
+    assert json.loads(mm(*words, "-n", "--json")[0])["plan"]["kept_bytes"] == kept > 0
+    assert f"({kept >> 20}.0 MiB of it kept from an earlier attempt)" in mm(*words, "-n")[0]
+    done = json.loads(mm(*words, "--json")[0])
+    assert done["fetched_bytes"] <= 20 * (1 << 20) - kept + sum(map(len, FILES.values()))
 
 
 SIGNALLED = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -90,3 +91,24 @@ def test_without_rich_there_are_lines(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with make_reporter(State()) as reporter:
         assert type(reporter) is PlainLines
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda _: ["models/org/m/v/a.bin", "models/org/m/v/c.bin"], "parts of 1 file are kept; "),
+        (lambda _: ["models/org/m/v/b.bin"], ""),
+        (lambda _: [], ""),
+        (lambda _: 1 / 0, ""),
+        (lambda _: time.sleep(30), ""),
+    ],
+)
+def test_an_interrupt_tells_of_parts_that_are_kept(answer, said):
+    """Of files that were under way; a store that fails or is slow is not waited for."""
+    reporter = Reporter()
+    with pytest.raises(KeyboardInterrupt), reporter.asking(answer):
+        for event in (STORY[0], STORY[1], STORY[2], STORY[5]):
+            reporter(event)
+        raise KeyboardInterrupt
+    stored = "1 file is stored, 1.0 MiB of 4.0 MiB; "
+    assert reporter.how_to_go_on() == f"{stored}{said}run the same command again to go on"

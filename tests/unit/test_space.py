@@ -21,7 +21,7 @@ from mm_core import (
 )
 from mm_core.cli import main
 from mm_core.planning import make_plan
-from mm_core.space import refuse_if_full
+from mm_core.space import kept_bytes, refuse_if_full
 from mm_plugins.sinks import local, memory
 from mm_plugins.sources import folder
 
@@ -170,3 +170,36 @@ def test_the_command_line_says_it(tmp_path, mine, nearly_full, capfd):
     assert "needs 2.9 MiB" in capfd.readouterr().err
     assert main([*words, "--json"]) == 1
     assert json.loads(capfd.readouterr().out)["error"]["code"] == "storage"
+
+
+@pytest.mark.parametrize(
+    ("left", "kept"),
+    [
+        ((), 0),
+        ((("0.bin", 50), ("other.bin", 9)), 50),
+        ((("0.bin", 99), ("1.bin", 3)), 63),
+        ((("0.bin", 50), ("1.bin", None)), None),
+        ((("0.bin", 50), ("2.bin", None)), 50),
+    ],
+)
+def test_what_earlier_attempts_left_is_told_where_it_is_known(left, kept):
+    """Never more than a file has, and nothing of files that are not fetched."""
+    assert kept_bytes(small(None, *left), plan_of(60, 40, 7, present=[2])) == kept
+
+
+def test_a_version_that_is_there_keeps_no_parts(tmp_path):
+    """Whoever mends it fetches the whole file."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "model.bin").write_bytes(bytes(9 << 20))
+    settings = load_settings(overrides={"defaults": {"backend": str(tmp_path / "store")}})
+    with ModelManager(settings, plugins=Plugins([local, folder])) as manager:
+        manager.push(mine, "m", version="v")
+        sink = manager.sink()
+        sink.delete(["models/m/v/model.bin"])
+        upload = sink.begin_upload("models/m/v/model.bin", size=9 << 20, identity="sha256:x")
+        upload.write_part(0, memoryview(bytes(upload.part_size)))
+        upload.keep()
+        plan = manager.plan(str(mine), model_id="m", version="v")
+        assert kept_bytes(sink, plan) >= upload.part_size
+        assert manager.kept_bytes(plan) == 0
