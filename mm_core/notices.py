@@ -29,7 +29,7 @@ class Notices:
         self._book.note(event)
         if event.kind == "retry":
             message = redact(event.message or "")
-            logger.warning("Retrying %s %s", event.path, message, extra={"model": event.model_id})
+            logger.warning("Retrying %s: %s", event.path, message, extra={"model": event.model_id})
         if self._listener is not None:
             self._attempt("the listener", lambda listener: listener(event), self._listener)
         self._attempt("mm_event", lambda hook: hook.mm_event(event=event), self._plugins.hook)
