@@ -32,6 +32,10 @@ LARGE_FILES, LARGE_SIZE = (8, 250_000_000) if SOAK else (4, 40 * MIB + 12_345)
 SMALL_FILES = 200 if SOAK else 20
 CONNECTIONS = 8 if SOAK else 4
 PART = 8 * MIB
+BUFFERS = 32 * MIB
+ON_THE_LINE = 16 * MIB
+"""What the hub has sent and the kernel holds when a process ends: of two connections."""
+SLOW = ("--limit-rate", "48MiB", "--memory", f"{BUFFERS}")
 SECONDS = 3_600 if SOAK else 300
 
 
@@ -158,8 +162,7 @@ def test_interrupted_and_taken_up(hub, request, backend):
     target = request.getfixturevalue(backend)
     files = {"model.safetensors": random.Random(1).randbytes(96 * MIB), "config.json": b"{}"}
     hub.add_repo("org/m", files=files)
-    options = ("--connections", "2", "--limit-rate", "48MiB")
-    process = start_pull(target, *options)
+    process = start_pull(target, "--connections", "2", *SLOW)
     assert hub.wait_for_sent(60 * MIB, timeout=120)
     process.send_signal(signal.SIGINT)
     interrupted = time.monotonic()
@@ -169,9 +172,9 @@ def test_interrupted_and_taken_up(hub, request, backend):
     assert took < 4, f"{took:.1f} s"  # two on a machine that has nothing else to do
     assert "Traceback" not in err
     assert len([line for line in err.splitlines() if "again" in line]) == 1, err
-    before = hub.sent_bytes
     pull_to_the_end(target)
-    assert hub.sent_bytes - before < 96 * MIB - 32 * MIB
+    lost = hub.sent_bytes - sum(map(len, files.values()))
+    assert lost < BUFFERS + ON_THE_LINE
     with ModelManager(backend=target) as manager:
         check_right(manager, 96 * MIB + 2)
 
@@ -215,8 +218,8 @@ def test_a_disk_that_fills_up_in_mid_pull(hub, small_disk):
     target = str(small_disk / "store")
     files = {"model.safetensors": random.Random(3).randbytes(96 * MIB), "config.json": b"{}"}
     hub.add_repo("org/m", files=files)
-    process = start_pull(target, "--connections", "2", "--limit-rate", "48MiB")
-    assert hub.wait_for_sent(40 * MIB, timeout=120)
+    process = start_pull(target, "--connections", "2", *SLOW)
+    assert hub.wait_for_sent(64 * MIB, timeout=120)
     filler = small_disk / "filler"
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
@@ -231,6 +234,6 @@ def test_a_disk_that_fills_up_in_mid_pull(hub, small_disk):
     filler.unlink()
     before = hub.sent_bytes
     pull_to_the_end(target)
-    assert hub.sent_bytes - before < 96 * MIB - 24 * MIB
+    assert hub.sent_bytes - before < 96 * MIB - (64 * MIB - BUFFERS - ON_THE_LINE)
     with ModelManager(backend=target) as manager:
         check_right(manager, 96 * MIB + 2)
