@@ -76,8 +76,8 @@ class DiscardSink(ResumableSink):
     def unfinished(self, prefix: str) -> Iterator[UnfinishedUpload]:
         return iter(())
 
-    def discard_unfinished(self, upload: UnfinishedUpload) -> None:
-        pass
+    def discard_unfinished(self, upload: UnfinishedUpload) -> bool:
+        return True
 
     def write(self, key: str, chunks: Iterable[bytes], *, size: int | None) -> None:
         self.note(key, b"", sum(len(chunk) for chunk in chunks))

