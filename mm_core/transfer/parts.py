@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from mmap import mmap
+from typing import NamedTuple
 
 from mm_core.exceptions import (
     CancelledError,
@@ -34,6 +35,9 @@ SLICE = 1 << 20
 
 LONG_RUN = 64 << 20
 """Bytes that one request asks for where nobody else could read a piece of the file meanwhile."""
+
+SLOW_ANSWER = 0.01
+"""Seconds to an answer from which on it is worth asking for the next run before one has ended."""
 
 PROGRESS_EVERY = 0.2
 """Seconds between two progress events of one file."""
@@ -71,6 +75,13 @@ class _Part:
     view: memoryview
     holders: int
     hashed: int = 0
+
+
+class _Next(NamedTuple):
+    """The run that a lane reads next, and the request for it, if it was made already."""
+
+    run: range
+    reader: SteadyRange | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -168,15 +179,22 @@ class PartedFile:
     # -- reading ---------------------------------------------------------------------
 
     def _lane(self, *, extra: bool) -> None:
-        """Take runs of parts until none is left, or the file has failed."""
+        """Take runs of parts until none is left, or the file has failed.
+
+        Where an answer takes its time, the next run is asked for shortly before
+        the end of one, so that the line is not idle for a round trip.
+        """
         try:
-            while run := self._next_run():
+            following: _Next | None = _Next(self._next_run(), None)
+            while following is not None and following.run:
+                run, reader = following
+                following = None
                 if run[0] in self._upload.kept:
                     self._take_up(run)
                 else:
-                    self._fetch(run, widen=not extra)
-                if extra and self._means.connections.wanted:
-                    return
+                    following = self._fetch(run, reader or self._range(run), extra=extra)
+                if following is None and not (extra and self._means.connections.wanted):
+                    following = _Next(self._next_run(), None)
         except BaseException as error:  # noqa: BLE001  # `carry` raises it
             self._fail(error)
 
@@ -235,25 +253,53 @@ class PartedFile:
         length = LONG_RUN if means.connections.crowded else share
         return max(1, length // self._upload.part_size)
 
-    def _fetch(self, run: range, *, widen: bool) -> None:
-        """Read a run of parts by one request; with `widen` others may join once bytes came."""
-        means = self._means
-        reader = SteadyRange(
-            means.source,
+    def _range(self, run: range) -> SteadyRange:
+        """One request for a run of parts."""
+        return SteadyRange(
+            self._means.source,
             self._file,
             run.start * self._upload.part_size,
             min(run.stop * self._upload.part_size, self._upload.size),
-            policy=means.retry,
-            cancelled=means.stop,
+            policy=self._means.retry,
+            cancelled=self._means.stop,
             on_retry=self._on_retry,
         )
+
+    def _fetch(self, run: range, reader: SteadyRange, *, extra: bool) -> _Next | None:
+        """Read a run of parts. What this lane has to read next, if that was settled on the way.
+
+        A lane that is not `extra` lets others join once bytes came.
+        """
+        following: _Next | None = None
         try:
             for number in run:
-                self._read_part(number, reader, widen=widen and number == run.start)
+                if number == run[-1]:
+                    following = self._ask_ahead(reader, extra=extra)
+                self._read_part(number, reader, widen=not extra and number == run.start)
+        except BaseException:
+            if following is not None and following.reader is not None:
+                following.reader.close()
+            raise
         finally:
             reader.close()
+        return following
+
+    def _ask_ahead(self, reader: SteadyRange, *, extra: bool) -> _Next | None:
+        """The next run, asked for already, where the answer to `reader` took its time."""
+        if reader.waited < SLOW_ANSWER or (extra and self._means.connections.wanted):
+            return None
+        run = self._next_run()
+        if not run:
+            return None
+        if run[0] in self._upload.kept:
+            return _Next(run, None)
+        ahead = self._range(run)
+        ahead.ask_ahead()
+        ahead.waited = reader.waited
+        return _Next(run, ahead)
 
     def _read_part(self, number: int, reader: SteadyRange, *, widen: bool) -> None:
+        self._means.writers.wait_for_room(self._stopped)
         part = self._new_part(number, holders=2 if self.verified else 1)
         try:
             view, done, size = part.view, 0, self._means.slice
@@ -286,13 +332,20 @@ class PartedFile:
             except (StorageError, TransientError):  # it is not whole after all
                 self._means.buffers.give(part.buffer)
                 self.kept -= len(part.view)
-                self._fetch(range(number, number + 1), widen=False)
+                self._fetch_again(number)
             except BaseException:
                 self._means.buffers.give(part.buffer)
                 raise
             else:
                 self._on_bytes(len(part.view))
                 self._hash_in_turn(part)
+
+    def _fetch_again(self, number: int) -> None:
+        reader = self._range(range(number, number + 1))
+        try:
+            self._read_part(number, reader, widen=False)
+        finally:
+            reader.close()
 
     def _new_part(self, number: int, *, holders: int) -> _Part:
         size = self._upload.part_size

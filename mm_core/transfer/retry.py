@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextvars
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from mm_core.exceptions import CancelledError, IntegrityError, OfflineError, TransientError
 from mm_core.schemas import RemoteFile
 from mm_core.source import Buffer, RangeReader, Source
+
+_POLL = 0.2
 
 OnRetry = Callable[[TransientError, int, float], None]
 """Called before each wait with the error, the offset in bytes, and the seconds to wait."""
@@ -134,9 +138,19 @@ class SteadyRange:
         self._cancelled = cancelled
         self._on_retry = on_retry
         self._reader: RangeReader | None = None
+        self._ahead: _Ahead | None = None
         self._attempt = 0
         self.offset = start
         self.end = end
+        self.waited = 0.0
+        """Seconds from asking for the bytes to the answer, the last time that was awaited here."""
+
+    def ask_ahead(self) -> None:
+        """Ask for the bytes now, in a thread of its own, so that `readinto` finds them coming.
+
+        What goes wrong is told by `readinto`.
+        """
+        self._ahead = _Ahead(self._open)
 
     def readinto(self, buffer: memoryview) -> int:
         """Put one byte or more into `buffer`, which must not reach beyond the range's end."""
@@ -156,16 +170,80 @@ class SteadyRange:
 
     def close(self) -> None:
         """Free the connection."""
+        if self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            ahead.drop()
         if self._reader is not None:
             reader, self._reader = self._reader, None
             reader.close()
 
     def _once(self, buffer: memoryview) -> int:
         if self._reader is None:
-            self._reader = self._source.open(self._file, self.offset, self.end)
+            self._reader = self._asked()
         count = self._reader.readinto(buffer)
         if count == 0:
             raise TransientError(
                 f"{self._file.path}: ended after {self.offset} of {self._file.size} bytes"
             )
         return count
+
+    def _asked(self) -> RangeReader:
+        if self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            return ahead.take(self._cancelled)
+        began = time.monotonic()
+        reader = self._open()
+        self.waited = time.monotonic() - began
+        return reader
+
+    def _open(self) -> RangeReader:
+        return self._source.open(self._file, self.offset, self.end)
+
+
+class _Ahead:
+    """A range that is asked for in a thread, until somebody takes the reader or drops it."""
+
+    def __init__(self, ask: Callable[[], RangeReader]) -> None:
+        self._ask = ask
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._dropped = False
+        self._reader: RangeReader | None = None
+        self._error: BaseException | None = None
+        run = contextvars.copy_context().run
+        thread = threading.Thread(target=run, args=(self._run,), name="mm-ahead", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no thread to give
+            self._run()
+
+    def take(self, cancelled: threading.Event) -> RangeReader:
+        """The reader; waits for it. Raises what asking raised, or `CancelledError`."""
+        while not self._over.wait(_POLL):
+            if cancelled.is_set():
+                self.drop()
+                raise CancelledError("stopped")
+        if self._error is not None:
+            raise self._error
+        assert self._reader is not None
+        return self._reader
+
+    def drop(self) -> None:
+        """Nobody wants the reader: close it now, or when it comes."""
+        with self._lock:
+            self._dropped, reader = True, self._reader
+        if reader is not None:
+            reader.close()
+
+    def _run(self) -> None:
+        try:
+            reader = self._ask()
+        except BaseException as error:  # noqa: BLE001  # `take` raises it
+            self._error = error
+        else:
+            with self._lock:
+                self._reader = reader
+            if self._dropped:
+                reader.close()
+        finally:
+            self._over.set()

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -628,3 +629,97 @@ def test_streams_count_in_the_budget(make_sink, monkeypatch):
     run(source, sink, jobs=8, connections=8, memory=3 * PART)
     assert stands(sink, source)
     assert most <= 3
+
+
+class FarSource(RangeSource):
+    """Answers take a while. Counts the readers that are open; `refusals` opens fail first."""
+
+    def __init__(self, files, *, refusals=0):
+        super().__init__(files)
+        self.open_now = 0
+        self.refusals = refusals
+        self.second_was_asked = threading.Event()
+
+    def open(self, file, start=0, end=None):
+        if start:
+            self.second_was_asked.set()
+        time.sleep(2 * engine_parts.SLOW_ANSWER)
+        with self._lock:
+            self.refusals -= 1
+            if self.refusals >= 0 and start:
+                raise TransientError("come back later")
+            self.open_now += 1
+        return CountedReader(self, super().open(file, start, end))
+
+
+class CountedReader:
+    def __init__(self, source, reader):
+        self._source = source
+        self._reader = reader
+
+    def readinto(self, buffer):
+        return self._reader.readinto(buffer)
+
+    def close(self):
+        self._reader.close()
+        with self._source._lock:
+            self._source.open_now -= 1
+
+
+def test_where_answers_take_time_the_next_run_is_asked_for_before_one_ends(make_sink, monkeypatch):
+    """One connection: the second request is made while the first is read; no byte comes twice."""
+    monkeypatch.setattr(engine_parts, "LONG_RUN", 2 * PART)
+    source, sink = FarSource({"w": noise(20 * PART)}), make_sink()
+    early = []
+
+    class Patient(CountedReader):
+        def readinto(self, buffer):
+            if source.fetched > PART and not early:
+                early.append(source.second_was_asked.wait(10))
+            return super().readinto(buffer)
+
+    monkeypatch.setitem(globals(), "CountedReader", Patient)
+    run(source, sink, connections=1)
+    assert early == [True]
+    assert stands(sink, source)
+    assert source.fetched == 20 * PART
+    assert source.open_now == 0
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_what_was_asked_ahead_and_refused_is_asked_again(make_sink, readable):
+    """Refusals of requests made ahead cost tries as others do; every reader is closed at the end."""
+    source = FarSource({"w": noise(20 * PART)}, refusals=3)
+    sink = make_sink(readable=readable)
+    run(source, sink, connections=2, memory=8 * PART)
+    assert stands(sink, source)
+    assert source.open_now == 0
+
+
+def test_a_failure_closes_what_was_asked_ahead(make_sink):
+    """Wrong bytes end it, and no request that was made ahead stays open."""
+    source, sink = FarSource({"w": noise(20 * PART)}), make_sink()
+    source.turns = {"w": [(None, None), (10, StorageError("broken"))]}
+    with pytest.raises(StorageError):
+        run(source, sink, connections=2, memory=4 * PART)
+    deadline = time.monotonic() + 10
+    while source.open_now and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert source.open_now == 0
+
+
+def test_no_more_is_read_than_the_writers_can_follow(make_sink):
+    """With memory in plenty and a store that stands still, two parts a connection are read."""
+    gate = threading.Event()
+    sink = make_sink(faults=lambda _number: not gate.wait(30))
+    source = RangeSource({"w": noise(64 * PART)})
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, source, sink, connections=2, memory=64 * PART)
+        before = -1
+        while source.fetched != before:
+            before = source.fetched
+            time.sleep(0.3)
+        gate.set()
+        running.result(30)
+    assert before <= 4 * PART
+    assert stands(sink, source)
