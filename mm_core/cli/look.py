@@ -32,8 +32,8 @@ _REFERENCE = "ID[@VERSION|:ALIAS]"
 @pass_state
 def list_(state: State, /, limit: int | None, all_: bool) -> None:
     """List the models of a backend, those on their way and those that failed included."""
-    with state.manager() as manager:
-        shown = manager.list_models(include_deleted=all_)[:limit]
+    with state.registry() as registry:
+        shown = registry.list_models(include_deleted=all_)[:limit]
     models = [entry.to_json() for entry in shown]
     state.emit(
         {"models": models},

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from mm_core.cli import output
 if TYPE_CHECKING:
     from mm_core.config import Settings
     from mm_core.manager import ModelManager
+    from mm_core.registry import ModelRegistry
     from mm_core.schemas import TransferEvent
 
 
@@ -64,6 +66,15 @@ class State:
 
         log_to_stderr(self)
         return ModelManager(self.settings(), backend=self.backend, on_event=on_event)
+
+    @contextmanager
+    def registry(self, backend: str | None = None) -> Iterator[ModelRegistry]:
+        """The registry of a backend, for commands that move no bytes: cheaper than a manager.
+
+        Without `backend`, the one that the options name, else the default one.
+        """
+        with self.manager() as manager:
+            yield manager.registry(backend)
 
     def emit(
         self,

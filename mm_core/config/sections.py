@@ -6,7 +6,6 @@ against that plugin's own ``Config``.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -20,43 +19,12 @@ from pydantic import (
 
 from mm_core.names import check_alias, check_model_id, check_version
 from mm_core.schemas import ModelType
+from mm_core.units import parse_duration, parse_rate, parse_size
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?", re.IGNORECASE)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)?", re.IGNORECASE)
 LEAST_MEMORY = 32 << 20
 """The smallest ``defaults.memory``, in bytes."""
 MOST_MEMORY = 1 << 40
 """The largest ``defaults.memory``, in bytes: more is a slip of the pen."""
-
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-
-
-def parse_size(value: Any) -> int:
-    """The number of bytes in ``268435456``, ``"256MiB"`` or ``"1.5 GB"``. Raises `ValueError`."""
-    match = None if isinstance(value, bool) else _SIZE.fullmatch(str(value).strip())
-    if match is None:
-        raise ValueError("a size is a number of bytes, or such as 256MiB or 1.5GB")
-    number, prefix, binary = match.groups()
-    power = "kmgtp".find(prefix.lower()) + 1 if prefix else 0
-    return int(float(number) * (1024 if binary else 1000) ** power)
-
-
-def parse_rate(value: Any) -> int:
-    """The bytes a second in ``"50MiB"`` or ``"50MiB/s"``. Raises `ValueError`."""
-    return parse_size(value.strip().removesuffix("/s") if isinstance(value, str) else value)
-
-
-def parse_duration(value: Any) -> float:
-    """The number of seconds in ``60``, ``"90s"``, ``"1h30m"`` or ``"24h"``. Raises `ValueError`."""
-    text = "" if isinstance(value, bool) else str(value).strip()
-    parts = list(_DURATION.finditer(text))
-    if (
-        not parts
-        or "".join(p[0] for p in parts) != text
-        or (len(parts) > 1 and not all(p[2] for p in parts))
-    ):
-        raise ValueError("a duration is a number of seconds, or such as 90s, 15m, 24h or 7d")
-    return sum(float(p[1]) * _SECONDS[(p[2] or "s").lower()] for p in parts)
 
 
 def _no_bool(value: Any) -> Any:
