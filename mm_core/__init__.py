@@ -16,8 +16,9 @@ _EXPORTS = {
     "mm_core.downloader": ("ModelDownloader",),
     "mm_core.registry": ("ModelRegistry",),
     "mm_core.config": ("Settings", "load_settings"),
-    "mm_core.source": ("Buffer", "RangeReader", "Source"),
-    "mm_core.sink": ("ResumableSink", "Sink", "Upload"),
+    "mm_core.source": ("Backends", "RangeReader", "Source"),
+    "mm_core.sink": ("Buffer", "ResumableSink", "Sink", "Upload"),
+    "mm_core.stored": ("StoredSource",),
     "mm_core.plugin_config": ("PluginConfig",),
     "mm_core.plugins": ("Plugins",),
     "mm_core.hookspecs": ("MM_API", "PlanContext", "hookimpl"),
@@ -27,6 +28,7 @@ _EXPORTS = {
     "mm_core.integrity": ("file_sha256", "verify_file_integrity"),
     "mm_core.redaction": ("redact", "redact_url", "remember_secret"),
     "mm_core.schemas": (
+        "content_version",
         "parse_rfc3339",
         "Action",
         "Manifest",
@@ -142,10 +144,13 @@ if TYPE_CHECKING:
     from mm_core.schemas import StoredObject as StoredObject
     from mm_core.schemas import TransferEvent as TransferEvent
     from mm_core.schemas import UnfinishedUpload as UnfinishedUpload
+    from mm_core.schemas import content_version as content_version
     from mm_core.schemas import parse_rfc3339 as parse_rfc3339
+    from mm_core.sink import Buffer as Buffer
     from mm_core.sink import ResumableSink as ResumableSink
     from mm_core.sink import Sink as Sink
     from mm_core.sink import Upload as Upload
-    from mm_core.source import Buffer as Buffer
+    from mm_core.source import Backends as Backends
     from mm_core.source import RangeReader as RangeReader
     from mm_core.source import Source as Source
+    from mm_core.stored import StoredSource as StoredSource

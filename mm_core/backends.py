@@ -102,11 +102,6 @@ def _in_words_of(kind: type[Source], values: Mapping[str, Any], where: str, path
 
 
 def _open_url(settings: Settings, plugins: Plugins, url: str) -> tuple[Source, str]:
-    if url.lower().startswith("mm://"):
-        raise UsageError(
-            "mm:// addresses are not supported yet",
-            hint="`mm get` the model into a folder, then `mm push` that folder",
-        )
     kind = plugins.source_for(url)
     _refuse_offline(settings, kind, url)
     where, values = _settings_for(settings, kind, url)

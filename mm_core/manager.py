@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,16 +16,11 @@ from mm_core.backends import open_source
 from mm_core.checkout import cache_folder, plan_checkout, refuse_foreign_files
 from mm_core.claiming import abandoned_on_error, begin
 from mm_core.config import Settings, is_address, load_settings
-from mm_core.equal_files import copies_in, copy_what_is_known, files_of_siblings, leave_hints
-from mm_core.exceptions import CancelledError, ConfigError, MMError
-from mm_core.hookspecs import PlanContext
+from mm_core.exceptions import ConfigError, MMError
 from mm_core.leftovers import GRACE, Collected, collect, refuse_no_folder
-from mm_core.manifests import bytes_by_action, manifest_of
-from mm_core.mending import plan_mending, refuse_another, refuse_damaged, what_is_damaged
-from mm_core.names import version_prefix
+from mm_core.mending import refuse_damaged
 from mm_core.notices import Notices
-from mm_core.place import Place, Places
-from mm_core.planning import make_plan, name_version
+from mm_core.place import Places
 from mm_core.plugins import Plugins
 from mm_core.registry import ModelRegistry
 from mm_core.results import Got, Shown
@@ -38,16 +32,16 @@ from mm_core.schemas import (
     Pulled,
     Request,
     RequestOptions,
-    Snapshot,
     StoredFile,
     TransferEvent,
 )
 from mm_core.showing import describe
 from mm_core.sink import Sink
 from mm_core.source import Source
-from mm_core.space import kept_bytes, refuse_if_full, refuse_to_begin_if_full
+from mm_core.space import kept_bytes, refuse_if_full
 from mm_core.stored import StoredSource
-from mm_core.transfer import Progress, RateLimit, TransferOptions, transfer
+from mm_core.street import Street
+from mm_core.transfer import Progress, RateLimit, TransferOptions
 from mm_core.transfer.retry import RetryPolicy
 from mm_core.transfer.stop import Stop
 from mm_core.verification import VerifyReport, verify_entries
@@ -85,7 +79,13 @@ class ModelManager:
         self._places = Places(self.settings, self.plugins, backend)
         self._notices = Notices(self.plugins, on_event)
         self._cancelled = threading.Event()
-        self._options = _transfer_options(self.settings)
+        self._street = Street(
+            settings=self.settings,
+            plugins=self.plugins,
+            notices=self._notices,
+            options=_transfer_options(self.settings),
+            cancelled=self._cancelled,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -120,12 +120,7 @@ class ModelManager:
         request = Request(url=source, **options)
         place = self._places.open(to)
         with self._source(request) as (origin, request):
-            plan = self._plan(place, request, origin.snapshot(request))
-        self._ask_policies(place, plan)
-        entry = place.registry.get_model(plan.model_id, plan.version)
-        if entry is None or entry.status is not ModelStatus.AVAILABLE:
-            return plan
-        return _plan_mending(place, plan, entry)
+            return self._street.plan(place, origin, request)
 
     def kept_bytes(self, plan: Plan, *, to: str | None = None) -> int | None:
         """How much of what `plan` fetches an earlier attempt has stored, and a pull would keep.
@@ -166,31 +161,10 @@ class ModelManager:
         """
         request = Request(url=source, **options)
         place = self._places.open(to)
-        registry, stop = place.registry, Stop(self._cancelled, cancelled)
         with self._source(request) as (origin, request):
-            snapshot = origin.snapshot(request)
-            plan = self._plan(place, request, snapshot, cancelled=stop)
-            self._ask_policies(place, plan)
-            refuse_to_begin_if_full(registry, plan)
-            carry = partial(self._carry, source=origin, sink=place.sink, jobs=jobs)
-            begun = begin(registry, plan, wait=wait, on_event=self._notices.event, cancelled=stop)
-            if isinstance(begun, ModelEntry):
-                # No claim is held here: whoever mends leaves nothing that another would take up.
-                return self._already(place, plan, begun, partial(carry, stop=stop, parts=False))
-            with abandoned_on_error(registry, begun):
-                # The claim is ours only now: look again at what earlier attempts left.
-                plan = self._plan(place, request, snapshot, known=copies_in(plan))
-                refuse_if_full(place.sink, plan)
-                stored = carry(plan, stop=Stop(stop, begun.lost))
-                for file in stored:
-                    self.plugins.hook.mm_file_stored(file=file, sink=place.sink)
-                if begun.lost.is_set():  # the folder is another's
-                    raise CancelledError("stopped")
-                _delete_strays(place.sink, plan)
-                entry = registry.add(begun, manifest_of(plan, stored), aliases=plan.aliases)
-            leave_hints(stored, registry, jobs=self.settings.defaults.connections)
-        self._committed(place, entry)
-        return Pulled(entry=entry, backend=place.name, **bytes_by_action(stored))
+            return self._street.bring(
+                place, origin, request, jobs=jobs, wait=wait, cancelled=cancelled
+            )
 
     async def apull(self, source: str, **options: Any) -> Pulled:
         """`pull`, awaitable. Cancelling the task stops the pull before it returns."""
@@ -270,7 +244,7 @@ class ModelManager:
         source = StoredSource(place.sink, manifest)
         plan = plan_checkout(source, target, entry.version)
         refuse_if_full(target, plan)
-        self._carry(plan, source=source, sink=target, jobs=jobs, stop=Stop(self._cancelled))
+        self._street.carry(plan, source=source, sink=target, jobs=jobs, stop=Stop(self._cancelled))
         return Got(path=folder, entry=entry)
 
     # -- what is stored --------------------------------------------------------------
@@ -356,86 +330,11 @@ class ModelManager:
     def _source(self, request: Request) -> Iterator[tuple[Source, Request]]:
         """The source of `request`, and the request in that source's own words."""
         source, url = open_source(self.settings, self.plugins, request.url)
+        source.bind(self._places)
         try:
             yield source, replace(request, url=url)
         finally:
             source.close()
-
-    def _plan(
-        self,
-        place: Place,
-        request: Request,
-        snapshot: Snapshot,
-        *,
-        known: Mapping[str, str] | None = None,
-        cancelled: threading.Event | None = None,
-    ) -> Plan:
-        """The plan as things stand; with `known`, no other version is searched for equal bytes."""
-        registry, model_id = place.registry, request.model_id or snapshot.model_id
-        version, search = name_version(request, snapshot), known is None
-        prefix = version_prefix(model_id, version)
-        if known is None:
-            known = files_of_siblings(registry, model_id, but=version)
-        plan = make_plan(
-            request,
-            snapshot,
-            present={stored.key: stored.size for stored in place.sink.list(prefix)},
-            known=known,
-            case_blind=place.sink.case_blind,
-        )
-        if search:
-            plan = copy_what_is_known(
-                plan,
-                registry,
-                jobs=self.settings.defaults.connections,
-                cancelled=Stop(self._cancelled, cancelled),
-            )
-        return plan
-
-    def _ask_policies(self, place: Place, plan: Plan) -> None:
-        if self.settings.policies and not self.plugins.hook.mm_plan_made.get_hookimpls():
-            logger.warning(
-                "The policies in mm.yaml have no effect: no installed plugin enforces them"
-            )
-        context = PlanContext(backend=place.name, policies=self.settings.policies)
-        self.plugins.hook.mm_plan_made(plan=plan, context=context)
-
-    def _carry(
-        self,
-        plan: Plan,
-        *,
-        source: Source,
-        sink: Sink,
-        jobs: int | None,
-        stop: Stop,
-        parts: bool = True,
-    ) -> tuple[StoredFile, ...]:
-        return transfer(
-            plan,
-            source,
-            sink,
-            options=replace(self._options, jobs=jobs or self._options.jobs, parts=parts),
-            on_event=self._notices.event,
-            cancelled=stop,
-        )
-
-    def _already(self, place: Place, plan: Plan, entry: ModelEntry, carry: _Carry) -> Pulled:
-        """The entry that is there, whole again, if it is what the plan asks for."""
-        mending = what_is_damaged(_plan_mending(place, plan, entry))
-        refuse_if_full(place.sink, mending)
-        mended = carry(mending) if mending.files else ()
-        for alias in plan.aliases:
-            entry = place.registry.set_alias(entry.model_id, alias, entry.version)
-        moved = bytes_by_action(mended)
-        moved["present_bytes"] += entry.size_bytes - sum(file.size for file in mended)
-        return Pulled(entry=entry, backend=place.name, **moved)
-
-    def _committed(self, place: Place, entry: ModelEntry) -> None:
-        size = entry.size_bytes
-        self._notices.event(
-            TransferEvent(kind="committed", model_id=entry.model_id, done=size, total=size)
-        )
-        self._notices.hook("mm_committed", entry=entry, backend=place.name)
 
 
 def _transfer_options(settings: Settings) -> TransferOptions:
@@ -448,19 +347,3 @@ def _transfer_options(settings: Settings) -> TransferOptions:
         retry=RetryPolicy(retries=defaults.retries),
         rate=None if rate is None else RateLimit(rate),  # one, for all that this manager moves
     )
-
-
-def _plan_mending(place: Place, plan: Plan, entry: ModelEntry) -> Plan:
-    """`plan` for the version that is there, if it is what the plan asks for."""
-    manifest = place.registry.manifest(entry)
-    refuse_another(manifest, plan)
-    present = {stored.key: stored.size for stored in place.sink.list(plan.prefix)}
-    return plan_mending(plan, manifest, present=present)
-
-
-def _delete_strays(sink: Sink, plan: Plan) -> None:
-    """Nothing but the plan's files may stand in a folder that loaders are given."""
-    keys = {planned.key for planned in plan.files}
-    strays = [stored.key for stored in sink.list(plan.prefix) if stored.key not in keys]
-    if strays:
-        sink.delete(strays)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mm_core.schemas import Action, Manifest, Plan, Snapshot, StoredFile
 
@@ -10,15 +11,17 @@ from mm_core.schemas import Action, Manifest, Plan, Snapshot, StoredFile
 def manifest_of(plan: Plan, stored: Sequence[StoredFile]) -> Manifest:
     """What is kept of a version: its plan, as it was carried out."""
     snapshot = plan.snapshot
+    notes = {file.path: file.notes for file in snapshot.files if file.notes}
     return Manifest(
         model_id=plan.model_id,
         version=plan.version,
         model_type=plan.model_type,
-        files=tuple(stored),
+        files=tuple(replace(file, extra=notes.get(file.path, {})) for file in stored),
         source=snapshot.source,
         revision=snapshot.revision,
         license=snapshot.license,
         facts=snapshot.facts,
+        extra=snapshot.extra,
     )
 
 

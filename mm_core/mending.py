@@ -8,8 +8,11 @@ from dataclasses import replace
 
 from mm_core.exceptions import ConflictError, IntegrityError
 from mm_core.manifests import difference
+from mm_core.names import version_prefix
 from mm_core.registry import ModelRegistry
+from mm_core.registry.entries import folder_of
 from mm_core.schemas import Action, Manifest, ModelEntry, Plan, PlannedFile, StoredFile
+from mm_core.sink import Sink
 from mm_core.verification import verify_entries
 
 
@@ -41,6 +44,13 @@ def plan_mending(plan: Plan, manifest: Manifest, *, present: Mapping[str, int]) 
     )
 
 
+def what_stands(sink: Sink, manifest: Manifest) -> dict[str, int]:
+    """The sizes, by key, of what stands in the folder of the version of `manifest`."""
+    folder = folder_of(manifest)
+    prefix = version_prefix(manifest.model_id, manifest.version) if folder is None else f"{folder}/"
+    return {stored.key: stored.size for stored in sink.list(prefix)}
+
+
 def what_is_damaged(mending: Plan) -> Plan:
     """The part of `mending` for which anything must be done."""
     files = tuple(planned for planned in mending.files if planned.action is not Action.PRESENT)
@@ -63,6 +73,6 @@ def refuse_damaged(registry: ModelRegistry, entry: ModelEntry) -> None:
 def _mended(planned: PlannedFile, stored: StoredFile, present: Mapping[str, int]) -> PlannedFile:
     file = replace(planned.file, sha256=stored.sha256, size=stored.size)
     if present.get(stored.key) == stored.size:
-        return replace(planned, file=file, action=Action.PRESENT, copy_from=None)
+        return replace(planned, file=file, key=stored.key, action=Action.PRESENT, copy_from=None)
     action = Action.FETCH if planned.copy_from is None else Action.COPY
-    return replace(planned, file=file, action=action)
+    return replace(planned, file=file, key=stored.key, action=action)

@@ -53,6 +53,10 @@ class Places:
                 self._open[name] = self._opened(name)
             return self._open[name]
 
+    def sink(self, backend: str) -> Sink:
+        """The sink of the backend called `backend`, for a source that asks for it."""
+        return self.open(backend).sink
+
     def close(self) -> None:
         """Give back all connections."""
         with self._lock:

@@ -58,11 +58,11 @@ def make_plan(
 
 
 def name_version(request: Request, snapshot: Snapshot) -> str:
-    """The version's name: the caller's, else the source's fixed revision.
+    """The version's name: the caller's, else the source's own, else its fixed revision.
 
-    Raises `UsageError` where there is neither.
+    Raises `UsageError` where there is none of them.
     """
-    version = request.version or snapshot.revision
+    version = request.version or snapshot.version or snapshot.revision
     if version is None:
         raise UsageError(
             f"{snapshot.source} has no fixed revision: it states neither an ETag nor a sha256",

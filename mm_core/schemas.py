@@ -13,7 +13,7 @@ import enum
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
@@ -26,6 +26,7 @@ from mm_core.names import check_alias, check_model_id, check_path, check_version
 E = TypeVar("E", bound=enum.Enum)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_LISTED = frozenset({"path", "size", "sha256", "key"})
 
 SCHEMA_VERSION = 1
 """The version of every JSON document that the command line prints."""
@@ -177,7 +178,8 @@ class Request:
 
     `url` is the address in the source's own words (``hf://org/name``). Patterns
     in `include` and `exclude` are globs over whole paths, where ``*`` also
-    matches ``/``; exclude wins.
+    matches ``/``; exclude wins. With `share`, a disk that holds both may keep the
+    bytes once, under two names: the caller says that nobody changes them in place.
     """
 
     url: str
@@ -188,6 +190,7 @@ class Request:
     version: str | None = None
     aliases: Sequence[str] = ()
     model_type: ModelType | None = None
+    share: bool = False
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
@@ -214,7 +217,8 @@ class RemoteFile:
     does not say. `sha256` and `git_sha1` are lower-case hex, where the source
     states them; whatever is stated will be checked. `etag` ties ranged reads to
     one state of the file. `extra` is the source's own, opaque to everybody else
-    and never shown: it may hold a signed URL.
+    and never shown: it may hold a signed URL. `notes` are fields that a manifest
+    keeps beside the file, and that are new to this release.
     """
 
     path: str
@@ -223,6 +227,7 @@ class RemoteFile:
     git_sha1: str | None = None
     etag: str | None = None
     extra: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
+    notes: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,7 +238,9 @@ class Snapshot:
     can be asked for again. `revision` is None where the source has no notion of
     one: then the caller must name a version. `model_id` is the source's
     suggestion. `facts` are the source's words about the model (card data, tags,
-    the revision that was asked for): JSON data, recorded and shown.
+    the revision that was asked for): JSON data, recorded and shown. `version` is the
+    source's own name for this state, where that is another than its revision.
+    `extra` are fields for the manifest that are new to this release.
     """
 
     source: str
@@ -243,6 +250,8 @@ class Snapshot:
     model_type: ModelType = ModelType.OTHER
     license: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    version: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 class Action(str, enum.Enum):
@@ -255,7 +264,11 @@ class Action(str, enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedFile:
-    """One file of a plan: what it is, where it goes, and what must be done."""
+    """One file of a plan: what it is, where it goes, and what must be done.
+
+    `copy_from` is the key of equal bytes in the same sink. A copy without one is
+    made from the source's own file, by the store that holds both.
+    """
 
     file: RemoteFile
     key: str
@@ -306,6 +319,7 @@ class StoredFile:
     """One file that stands in the backend, verified: the writer's own record.
 
     `kept` are the bytes of a fetched file that an earlier attempt had stored already.
+    `extra` keeps fields that are new to this release, as `Manifest.extra` does.
     """
 
     path: str
@@ -314,10 +328,12 @@ class StoredFile:
     sha256: str
     action: Action = Action.FETCH
     kept: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> dict[str, Any]:
         """The file as a manifest lists it."""
-        return {"path": self.path, "size": self.size, "sha256": self.sha256, "key": self.key}
+        known = {"path": self.path, "size": self.size, "sha256": self.sha256, "key": self.key}
+        return {**self.extra, **known}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -463,7 +479,9 @@ def _listed_file(listed: Mapping[str, Any]) -> StoredFile:
         raise ValueError(f"the sha256 of {listed['path']!r} is not one")
     if not isinstance(key, str):
         raise TypeError(f"the key of {listed['path']!r} is no text")
-    return StoredFile(path=check_path(listed["path"]), key=key, size=size, sha256=sha256)
+    extra = {name: value for name, value in listed.items() if name not in _LISTED}
+    path = check_path(listed["path"])
+    return StoredFile(path=path, key=key, size=size, sha256=sha256, extra=extra)
 
 
 def canonical_json(value: Any) -> bytes:
@@ -476,6 +494,14 @@ def canonical_json(value: Any) -> bytes:
 def sha256_hex(data: bytes) -> str:
     """The sha256 of `data` in lower-case hex."""
     return hashlib.sha256(data).hexdigest()
+
+
+def content_version(files: Iterable[RemoteFile]) -> str:
+    """A version named by its content alone: 40 hex digits over paths, sizes and sha256."""
+    digest = hashlib.sha256()
+    for file in sorted(files, key=lambda file: file.path):
+        digest.update(f"{file.path}\0{file.size}\0{file.sha256}\n".encode())
+    return digest.hexdigest()[:40]
 
 
 def rfc3339(moment: datetime) -> str:

@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 from mm_core.exceptions import NotFoundError
 from mm_core.plugin_config import PluginConfig
 from mm_core.schemas import StoredObject, UnfinishedUpload
-from mm_core.source import Buffer
+
+Buffer = bytes | bytearray | memoryview
+"""A run of bytes. It may be reused: it is valid only until the next one is asked for."""
 
 
 class Sink(ABC):
@@ -108,6 +110,19 @@ class Sink(ABC):
     @abstractmethod
     def copy(self, source_key: str, key: str) -> None:
         """Store under `key` what stands under `source_key`: atomic, in the store where it can."""
+
+    def copies_from(self, other: Sink) -> bool:
+        """Whether `copy_from` may bring files of `other` here: both are in one store. Cheap."""
+        return False
+
+    def copy_from(self, other: Sink, source_key: str, key: str) -> bool:
+        """Store under `key` what stands under `source_key` in `other`, as `copy` does.
+
+        Only the store moves bytes, and it vouches for them. False where it does not do
+        that, such as for lack of rights in `other`: then the caller reads and
+        writes, and nothing has changed. `NotFoundError` where nothing stands there.
+        """
+        return False
 
     @abstractmethod
     def delete(self, keys: Iterable[str]) -> None:

@@ -8,9 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 from mm_core.plugin_config import PluginConfig
 from mm_core.schemas import RemoteFile, Request, Snapshot
-
-Buffer = bytes | bytearray | memoryview
-"""A run of bytes. It may be reused: it is valid only until the next one is asked for."""
+from mm_core.sink import Buffer, Sink
 
 
 class RangeReader(Protocol):
@@ -24,6 +22,16 @@ class RangeReader(Protocol):
 
     def close(self) -> None:
         """Free the connection. Allowed at any time, and more than once."""
+
+
+class Backends(Protocol):
+    """The backends of ``mm.yaml``, as a source may ask for them."""
+
+    def sink(self, backend: str) -> Sink:
+        """The sink of a backend, by its name. It is shared: do not close it.
+
+        Raises `ConfigError` where there is none of that name.
+        """
 
 
 class Source(ABC):
@@ -60,6 +68,9 @@ class Source(ABC):
         Must be cheap and must not touch the network.
         """
         return False
+
+    def bind(self, backends: Backends) -> None:
+        """Hear where the backends are. Called at most once, before anything else is asked."""
 
     @abstractmethod
     def snapshot(self, request: Request) -> Snapshot:
@@ -99,6 +110,22 @@ class Source(ABC):
 
         Asked again after its first bytes came, since some servers only then show
         that they know no ranges. Must be cheap and must not touch the network.
+        """
+        return False
+
+    def copies_to(self, file: RemoteFile, sink: Sink) -> bool:
+        """Whether `copy_to` may bring `file` into `sink`. Cheap, and touches no network.
+
+        Only asked for a file whose sha256 is stated.
+        """
+        return False
+
+    def copy_to(self, file: RemoteFile, sink: Sink, key: str) -> bool:
+        """Let the store of `sink` make `file` stand under `key`; False where it does not.
+
+        Nobody reads the bytes on their way: a source answers True only if what
+        stands there now are the bytes of which it stated the sha256. Raises as
+        `read`, and what `Sink.copy_from` raises.
         """
         return False
 

@@ -2,44 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from mm_core.schemas import Manifest, RemoteFile, Request, Snapshot
-from mm_core.sink import Sink
-from mm_core.source import Buffer, Source
+from mm_core.schemas import Manifest, ModelEntry, RemoteFile, Request, Snapshot, rfc3339
+from mm_core.sink import Buffer, Sink
+from mm_core.source import Source
+
+if TYPE_CHECKING:
+    from mm_core.registry import ModelRegistry
+
+COPIED_FROM = "replicated_from"
+"""The fact that tells of a copy where it was copied from."""
 
 
 class StoredSource(Source):
-    """The files of one `Manifest`, read from the sink that holds them."""
+    """The files of one `Manifest`, read from the sink that holds them.
+
+    Its facts are those of the manifest, and `origin`, if there is one, under `COPIED_FROM`.
+    """
 
     type = "mm"
 
-    def __init__(self, sink: Sink, manifest: Manifest) -> None:
+    def __init__(
+        self, sink: Sink, manifest: Manifest, *, origin: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__()
         self._sink = sink
         self._manifest = manifest
-        self._keys = {file.path: file.key for file in manifest.files}
+        self._origin = origin
+
+    @classmethod
+    def of(cls, registry: ModelRegistry, entry: ModelEntry) -> StoredSource:
+        """A version of a registry, to be copied into another.
+
+        A copy has all that is known of the version, where it first came from
+        included, and in its facts the registry that it was copied from.
+        """
+        manifest = registry.manifest(entry)
+        origin = {
+            "registry": registry.id,
+            "backend": registry.sink.root,
+            "version": f"{entry.model_id}@{entry.version}",
+            "manifest": entry.manifest,
+            "stored": rfc3339(entry.download_date),
+        }
+        earlier = manifest.facts.get(COPIED_FROM)
+        if earlier is not None:
+            origin[COPIED_FROM] = earlier
+        return cls(registry.sink, manifest, origin=origin)
 
     def snapshot(self, request: Request) -> Snapshot:
-        """All files of the version; the request's patterns do not apply."""
+        """The version's files that the request's patterns let through."""
         manifest = self._manifest
+        copied = {} if self._origin is None else {COPIED_FROM: dict(self._origin)}
         return Snapshot(
-            source=manifest.source or "",
-            revision=manifest.version,
+            source=manifest.source or self._sink.root,
+            revision=manifest.revision,
+            version=manifest.version,
             files=tuple(
-                RemoteFile(path=file.path, size=file.size, sha256=file.sha256)
+                RemoteFile(
+                    path=file.path,
+                    size=file.size,
+                    sha256=file.sha256,
+                    extra={"key": file.key},
+                    notes=file.extra,
+                )
                 for file in manifest.files
+                if request.selects(file.path)
             ),
             model_id=manifest.model_id,
             model_type=manifest.model_type,
             license=manifest.license,
-            facts=manifest.facts,
+            facts={**manifest.facts, **copied},
+            extra=manifest.extra,
         )
 
     def read(self, file: RemoteFile, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
         """The bytes ``[start, end)`` of `file` as they stand in the sink."""
-        return self._sink.read(self._keys[file.path], start, end)
+        return self._sink.read(file.extra["key"], start, end)
 
     def splits(self, file: RemoteFile) -> bool:
         """Every sink reads ranges."""
         return True
+
+    def copies_to(self, file: RemoteFile, sink: Sink) -> bool:
+        """Where one store holds both."""
+        return sink.copies_from(self._sink)
+
+    def copy_to(self, file: RemoteFile, sink: Sink, key: str) -> bool:
+        """As the store copies; what stands here was verified when it was stored."""
+        return sink.copy_from(self._sink, file.extra["key"], key)

@@ -70,10 +70,24 @@ def read_manifest(sink: Sink, sha256: str) -> Manifest:
     return Manifest.from_bytes(data)
 
 
+def folder_of(manifest: Manifest) -> str | None:
+    """The folder below the root in which an adopted version's files stand, without a slash.
+
+    None for all others: they stand in the version's own folder.
+    """
+    folders = {
+        file.key[: -len(file.path) - 1]
+        for file in manifest.files
+        if file.key.endswith(f"/{file.path}")
+    }
+    own = version_prefix(manifest.model_id, manifest.version).rstrip("/")
+    return folders.pop() if len(folders) == 1 and own not in folders else None
+
+
 def _path_of(sink: Sink, model_id: str, row: Row) -> Path | str:
     if "path" in row:
         return Path(row["path"]) if row.get("path_is") == "path" else str(row["path"])
-    url = sink.url(version_prefix(model_id, row["version"]).rstrip("/"))
+    url = sink.url(row.get("folder") or version_prefix(model_id, row["version"]).rstrip("/"))
     return Path(url) if "://" not in url and Path(url).is_absolute() else url
 
 

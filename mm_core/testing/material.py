@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
-from mm_core.source import Buffer
+from mm_core.sink import Buffer
 
 
 def noise(size: int) -> bytes:

@@ -21,8 +21,7 @@ import pytest
 from mm_core.exceptions import ConflictError, NotFoundError, TransientError
 from mm_core.registry import Claim, ModelRegistry, probe_exclusive_create
 from mm_core.schemas import Manifest, ModelEntry, ModelStatus, ModelType, StoredFile, StoredObject
-from mm_core.sink import Sink
-from mm_core.source import Buffer
+from mm_core.sink import Buffer, Sink
 
 T = TypeVar("T")
 

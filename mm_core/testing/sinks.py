@@ -31,8 +31,7 @@ from mm_core.exceptions import (
     NotFoundError,
     StorageError,
 )
-from mm_core.sink import ResumableSink, Sink, Upload, read_bytes, read_if_exists
-from mm_core.source import Buffer
+from mm_core.sink import Buffer, ResumableSink, Sink, Upload, read_bytes, read_if_exists
 from mm_core.testing.material import cut, digest, noise, race, sha256
 
 MIB = 1 << 20

@@ -18,8 +18,8 @@ from mm_core.exceptions import (
 )
 from mm_core.redaction import redact
 from mm_core.schemas import Action, Plan, PlannedFile, RemoteFile, StoredFile, TransferEvent
-from mm_core.sink import ResumableSink, Sink, Upload
-from mm_core.source import Buffer, Source
+from mm_core.sink import Buffer, ResumableSink, Sink, Upload
+from mm_core.source import Source
 from mm_core.transfer.buffers import Buffers
 from mm_core.transfer.connections import Connections
 from mm_core.transfer.hashing import Check, MismatchError
@@ -45,13 +45,15 @@ class TransferOptions:
     `jobs` files move at once, over `connections` reads at once; parts of large
     files wait in buffers of `memory` bytes in all. `rate` caps the bytes read from
     the source. Without `parts` every file is one stream into one `Sink.write`:
-    nothing is taken up, and nothing is left for a later attempt.
+    nothing is taken up, and nothing is left for a later attempt. With `read_copies`,
+    what a store copied from the source's own file is read back and hashed, too.
     """
 
     jobs: int = 8
     connections: int = 8
     memory: int = MEMORY
     parts: bool = True
+    read_copies: bool = False
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     rate: RateLimit | None = None
 
@@ -93,7 +95,7 @@ def transfer(
         writers=writers,
         rate=options.rate,
     )
-    engine = _Engine(plan=plan, sink=sink, means=means, on_event=on_event, in_parts=options.parts)
+    engine = _Engine(plan=plan, sink=sink, means=means, on_event=on_event, options=options)
     # The largest file first: it is the one that the end waits for.
     ranked = sorted(plan.files, key=lambda planned: -(planned.file.size or 0))
     try:
@@ -118,7 +120,7 @@ class _Engine:
     sink: Sink
     means: Means
     on_event: OnEvent
-    in_parts: bool
+    options: TransferOptions
 
     def carry(self, planned: PlannedFile) -> StoredFile:
         file = planned.file
@@ -154,7 +156,7 @@ class _Engine:
         if planned.action is Action.PRESENT:
             stored = self._read_back(planned)
         elif planned.action is Action.COPY:
-            stored = self._copy(planned)
+            stored = self._hand_over(planned) if planned.copy_from is None else self._copy(planned)
         else:
             stored = None
         return stored or self._fetch_parts(planned, this) or self._fetch(planned, this)
@@ -201,7 +203,7 @@ class _Engine:
 
     def _begin_upload(self, planned: PlannedFile) -> Upload | None:
         size = planned.file.size
-        if size is None or not self.in_parts or not isinstance(self.sink, ResumableSink):
+        if size is None or not self.options.parts or not isinstance(self.sink, ResumableSink):
             return None
         return self.sink.begin_upload(planned.key, size=size, identity=_identity(planned.file))
 
@@ -274,6 +276,23 @@ class _Engine:
         return self._read_back(planned) and _record(
             planned, planned.file.size or 0, planned.file.sha256, Action.COPY
         )
+
+    def _hand_over(self, planned: PlannedFile) -> StoredFile | None:
+        """A copy that the store makes of the source's own file; None where it does not."""
+        file = planned.file
+        assert file.sha256 is not None
+        self._heed_stop()
+        try:
+            if not self.means.source.copy_to(file, self.sink, planned.key):
+                return None
+        except NotFoundError:
+            return None
+        stored = self.sink.stat(planned.key)
+        if stored is None or file.size not in (None, stored.size):
+            return None
+        if self.options.read_copies and self._read_back(planned) is None:
+            return None
+        return _record(planned, stored.size, file.sha256, Action.COPY)
 
     def _watch(
         self, file: RemoteFile, buffers: Iterable[Buffer], check: Check, *, told: int = 0

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from mm_core.exceptions import IntegrityError
 from mm_core.schemas import RemoteFile
-from mm_core.source import Buffer
+from mm_core.sink import Buffer
 
 
 class MismatchError(IntegrityError):

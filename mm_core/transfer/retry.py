@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from mm_core.exceptions import CancelledError, IntegrityError, OfflineError, TransientError
 from mm_core.schemas import RemoteFile
-from mm_core.source import Buffer, RangeReader, Source
+from mm_core.sink import Buffer
+from mm_core.source import RangeReader, Source
 
 _POLL = 0.2
 

@@ -162,7 +162,6 @@ class TestSources:
             ("./nothing", "no folder './nothing'"),
             ("vendr:x", "did you mean 'vendor'"),
             ("vendor:", "nothing in it"),
-            ("mm://lake/id", "not supported yet"),
             ("", "neither"),
             ("nothing", "neither"),
         ],

@@ -1,0 +1,223 @@
+"""The street that all models walk: planned, claimed, carried, committed. The calls in a row."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from mm_core.claiming import abandoned_on_error, begin
+from mm_core.config import Settings
+from mm_core.equal_files import copies_in, copy_what_is_known, files_of_siblings, leave_hints
+from mm_core.exceptions import CancelledError
+from mm_core.hookspecs import PlanContext
+from mm_core.manifests import bytes_by_action, manifest_of
+from mm_core.mending import plan_mending, refuse_another, what_is_damaged, what_stands
+from mm_core.names import version_prefix
+from mm_core.notices import Notices
+from mm_core.place import Place
+from mm_core.planning import make_plan, name_version
+from mm_core.plugins import Plugins
+from mm_core.schemas import (
+    Action,
+    ModelEntry,
+    ModelStatus,
+    Plan,
+    PlannedFile,
+    Pulled,
+    Request,
+    Snapshot,
+    StoredFile,
+    TransferEvent,
+)
+from mm_core.sink import Sink
+from mm_core.source import Source
+from mm_core.space import refuse_if_full, refuse_to_begin_if_full
+from mm_core.transfer import TransferOptions, transfer
+from mm_core.transfer.stop import Stop
+
+logger = logging.getLogger(__name__)
+
+_Carry = Callable[[Plan], tuple[StoredFile, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Street:
+    """The way from any source into any place, with what stands beside it: plugins, listeners.
+
+    `cancelled` stops all that walks here.
+    """
+
+    settings: Settings
+    plugins: Plugins
+    notices: Notices
+    options: TransferOptions
+    cancelled: threading.Event
+
+    def plan(self, place: Place, source: Source, request: Request) -> Plan:
+        """What `bring` with the same arguments would do. Writes nothing.
+
+        For a version that is there that is to mend it: what has the right size is
+        present. Raises `ConflictError` where the stored version is another.
+        """
+        plan = self._plan(place, source, request, source.snapshot(request))
+        self.ask_policies(place, plan)
+        entry = place.registry.get_model(plan.model_id, plan.version)
+        if entry is None or entry.status is not ModelStatus.AVAILABLE:
+            return plan
+        return _plan_mending(place, plan, entry)
+
+    def bring(
+        self,
+        place: Place,
+        source: Source,
+        request: Request,
+        *,
+        jobs: int | None = None,
+        wait: bool = True,
+        cancelled: threading.Event | None = None,
+        read_copies: bool = False,
+    ) -> Pulled:
+        """Make what `request` asks of `source` AVAILABLE in `place`, in one commit at the end.
+
+        With `read_copies`, what a store copied by itself is read back and hashed, too.
+        """
+        registry, stop = place.registry, Stop(self.cancelled, cancelled)
+        snapshot = source.snapshot(request)
+        plan = self._plan(place, source, request, snapshot, cancelled=stop)
+        self.ask_policies(place, plan)
+        refuse_to_begin_if_full(registry, plan)
+        carry = partial(
+            self.carry, source=source, sink=place.sink, jobs=jobs, read_copies=read_copies
+        )
+        begun = begin(registry, plan, wait=wait, on_event=self.notices.event, cancelled=stop)
+        if isinstance(begun, ModelEntry):
+            # No claim is held here: whoever mends leaves nothing that another would take up.
+            return self._already(place, plan, begun, partial(carry, stop=stop, parts=False))
+        with abandoned_on_error(registry, begun):
+            # The claim is ours only now: look again at what earlier attempts left.
+            plan = self._plan(place, source, request, snapshot, known=copies_in(plan))
+            refuse_if_full(place.sink, plan)
+            stored = carry(plan, stop=Stop(stop, begun.lost))
+            self.show_stored(place, stored)
+            if begun.lost.is_set():  # the folder is another's
+                raise CancelledError("stopped")
+            _delete_strays(place.sink, plan)
+            entry = registry.add(begun, manifest_of(plan, stored), aliases=plan.aliases)
+        leave_hints(stored, registry, jobs=self.settings.defaults.connections)
+        self.committed(place, entry)
+        return Pulled(entry=entry, backend=place.name, **bytes_by_action(stored))
+
+    def carry(
+        self,
+        plan: Plan,
+        *,
+        source: Source,
+        sink: Sink,
+        jobs: int | None,
+        stop: Stop,
+        parts: bool = True,
+        read_copies: bool = False,
+    ) -> tuple[StoredFile, ...]:
+        """`transfer`, by the settings, heard by all who listen."""
+        options = replace(
+            self.options, jobs=jobs or self.options.jobs, parts=parts, read_copies=read_copies
+        )
+        return transfer(
+            plan, source, sink, options=options, on_event=self.notices.event, cancelled=stop
+        )
+
+    def ask_policies(self, place: Place, plan: Plan) -> None:
+        """Let every plugin look at `plan`; the errors of those who refuse it pass."""
+        if self.settings.policies and not self.plugins.hook.mm_plan_made.get_hookimpls():
+            logger.warning(
+                "The policies in mm.yaml have no effect: no installed plugin enforces them"
+            )
+        context = PlanContext(backend=place.name, policies=self.settings.policies)
+        self.plugins.hook.mm_plan_made(plan=plan, context=context)
+
+    def show_stored(self, place: Place, stored: tuple[StoredFile, ...]) -> None:
+        """Let every plugin look at each stored file; the errors of those who refuse one pass."""
+        for file in stored:
+            self.plugins.hook.mm_file_stored(file=file, sink=place.sink)
+
+    def committed(self, place: Place, entry: ModelEntry) -> None:
+        """Tell everybody that `entry` is AVAILABLE."""
+        size = entry.size_bytes
+        self.notices.event(
+            TransferEvent(kind="committed", model_id=entry.model_id, done=size, total=size)
+        )
+        self.notices.hook("mm_committed", entry=entry, backend=place.name)
+
+    def _plan(
+        self,
+        place: Place,
+        source: Source,
+        request: Request,
+        snapshot: Snapshot,
+        *,
+        known: Mapping[str, str] | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> Plan:
+        """The plan as things stand; with `known`, no other version is searched for equal bytes."""
+        registry, model_id = place.registry, request.model_id or snapshot.model_id
+        version, search = name_version(request, snapshot), known is None
+        prefix = version_prefix(model_id, version)
+        if known is None:
+            known = files_of_siblings(registry, model_id, but=version)
+        plan = make_plan(
+            request,
+            snapshot,
+            present={stored.key: stored.size for stored in place.sink.list(prefix)},
+            known=known,
+            case_blind=place.sink.case_blind,
+        )
+        plan = _let_store_copy(plan, source, place.sink)
+        if search:
+            plan = copy_what_is_known(
+                plan,
+                registry,
+                jobs=self.settings.defaults.connections,
+                cancelled=Stop(self.cancelled, cancelled),
+            )
+        return plan
+
+    def _already(self, place: Place, plan: Plan, entry: ModelEntry, carry: _Carry) -> Pulled:
+        """The entry that is there, whole again, if it is what the plan asks for."""
+        mending = what_is_damaged(_plan_mending(place, plan, entry))
+        refuse_if_full(place.sink, mending)
+        mended = carry(mending) if mending.files else ()
+        for alias in plan.aliases:
+            entry = place.registry.set_alias(entry.model_id, alias, entry.version)
+        moved = bytes_by_action(mended)
+        moved["present_bytes"] += entry.size_bytes - sum(file.size for file in mended)
+        return Pulled(entry=entry, backend=place.name, **moved)
+
+
+def _let_store_copy(plan: Plan, source: Source, sink: Sink) -> Plan:
+    """`plan`, with a copy by the store in place of all that `source` can have copied there."""
+
+    def handed_over(planned: PlannedFile) -> PlannedFile:
+        moves = planned.action is not Action.PRESENT and planned.file.sha256 is not None
+        if moves and source.copies_to(planned.file, sink):
+            return replace(planned, action=Action.COPY, copy_from=None)
+        return planned
+
+    return replace(plan, files=tuple(map(handed_over, plan.files)))
+
+
+def _plan_mending(place: Place, plan: Plan, entry: ModelEntry) -> Plan:
+    """`plan` for the version that is there, if it is what the plan asks for."""
+    manifest = place.registry.manifest(entry)
+    refuse_another(manifest, plan)
+    return plan_mending(plan, manifest, present=what_stands(place.sink, manifest))
+
+
+def _delete_strays(sink: Sink, plan: Plan) -> None:
+    """Nothing but the plan's files may stand in a folder that loaders are given."""
+    keys = {planned.key for planned in plan.files}
+    strays = [stored.key for stored in sink.list(plan.prefix) if stored.key not in keys]
+    if strays:
+        sink.delete(strays)
