@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mm_core.backends import open_source
 from mm_core.checkout import cache_folder, plan_checkout, refuse_foreign_files
-from mm_core.claiming import abandoned_on_error, begin
+from mm_core.comparing import Comparison, compare
 from mm_core.config import Settings, is_address, load_settings
 from mm_core.exceptions import ConfigError, MMError
 from mm_core.leftovers import GRACE, Collected, collect, refuse_no_folder
@@ -285,6 +285,13 @@ class ModelManager:
             jobs=self.settings.defaults.jobs,
             cancelled=Stop(self._cancelled),
         )
+
+    def diff(
+        self, before: str, after: str, *, backend: str | None = None, against: str | None = None
+    ) -> Comparison:
+        """What differs between two stored versions; with `against`, `after` is in that backend."""
+        old, new = self.registry(backend), self.registry(against or backend)
+        return compare(old.manifest(old.resolve(before)), new.manifest(new.resolve(after)))
 
     def remove(self, reference: str, *, backend: str | None = None) -> ModelEntry:
         """Take a version out of use: it becomes DELETED, and its aliases go. No file is touched."""

@@ -68,6 +68,9 @@ class Places:
         sink = open_sink(self._settings, self._plugins, name)
         defaults = self._settings.defaults
         registry = ModelRegistry(
-            sink, claim_timeout=defaults.claim_timeout, commit_timeout=defaults.commit_timeout
+            sink,
+            claim_timeout=defaults.claim_timeout,
+            commit_timeout=defaults.commit_timeout,
+            writer=defaults.writer,
         )
         return Place(name=name, sink=sink, registry=registry)

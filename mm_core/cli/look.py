@@ -1,4 +1,4 @@
-"""Commands that only look: list, show, files, url, history."""
+"""Commands that only look: list, show, files, url."""
 
 from __future__ import annotations
 
@@ -106,31 +106,6 @@ def url(state: State, /, reference: str) -> None:
     state.emit({"url": found}, human=[found], quiet=[found])
 
 
-@command(
-    "history",
-    examples="""
-    mm history
-    mm history my-org/my-model --json
-    """,
-)
-@click.argument("model_id", metavar="[ID]", required=False)
-@pass_state
-def history(state: State, /, model_id: str | None) -> None:
-    """Show who changed what, and when: the commits of the registry, oldest first."""
-    with state.manager() as manager:
-        records = manager.registry().history(model_id)
-    commits = [record.to_json() for record in records]
-    state.emit(
-        {"commits": commits},
-        human=output.table(
-            ("SEQ", "TIME", "WRITER", "OPERATIONS"),
-            [(c["seq"], c["time"], c["writer"], _operations(c)) for c in commits],
-        ),
-        quiet=[str(c["seq"]) for c in commits],
-        rows=("commit", commits),
-    )
-
-
 def _list_lines(entries: list[ModelEntry]) -> Iterator[str]:
     if not entries:
         click.echo("no models yet; `mm pull SOURCE` brings one, `mm demo` shows how", err=True)
@@ -201,13 +176,3 @@ def _loading(shown: Shown, url: str) -> Iterator[str]:
         yield f"  vLLM          vllm serve {url} --load-format runai_streamer"
     else:
         yield f"  vLLM          vllm serve {folder}"
-
-
-def _operations(commit: Mapping[str, Any]) -> str:
-    return ", ".join(_operation(operation) for operation in commit["operations"])
-
-
-def _operation(operation: Mapping[str, Any]) -> str:
-    words = [str(operation.get("op", "?"))]
-    values = [operation.get(key) for key in ("model_id", "version", "alias")]
-    return " ".join([*words, *(output.short_version(str(value)) for value in values if value)])

@@ -32,6 +32,7 @@ defaults:
   # retries: 5             # tries again without progress
   # claim_timeout: 60s     # without a sign of life, until another takes over a pull
   # commit_timeout: 60s    # to keep trying to reach the registry
+  # writer: ci/nightly     # who commits, in mm history; by default user@host/pid
   # offline: false         # true: ask no source over the network
 
 backends:

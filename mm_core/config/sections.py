@@ -113,6 +113,9 @@ class Defaults(Section):
     commit_timeout: Seconds = Field(
         default=60.0, gt=0, description="Seconds to keep trying to reach the registry"
     )
+    writer: str | None = Field(
+        default=None, description="Who commits, as the history shows it: user@host/pid if absent"
+    )
 
 
 class AllowDeny(Section):

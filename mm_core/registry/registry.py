@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
 from types import EllipsisType
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from mm_core.exceptions import (
+    CommitUnknownError,
     ConflictError,
     IntegrityError,
     MMError,
@@ -20,18 +20,20 @@ from mm_core.exceptions import (
     UsageError,
 )
 from mm_core.names import check_alias, check_model_id, check_version, version_prefix
-from mm_core.registry import by_sha256
+from mm_core.registry import by_sha256, history
 from mm_core.registry.begin import Beginner
 from mm_core.registry.chain import CommitRecord
 from mm_core.registry.claims import Claim, is_silent, store_time
 from mm_core.registry.deadline import Deadline
 from mm_core.registry.entries import entry_of, read_manifest, registered_fields
+from mm_core.registry.history import Rollback
 from mm_core.registry.layout import create_once, manifest_key
 from mm_core.registry.log import Log
 from mm_core.registry.operations import operation
 from mm_core.registry.references import find_any, find_available
 from mm_core.registry.state import Operation, State, open_claim
 from mm_core.registry.view import JsonView, sink_beside
+from mm_core.registry.writer import cleaned, default_writer
 from mm_core.schemas import (
     Manifest,
     ModelEntry,
@@ -71,7 +73,7 @@ class ModelRegistry:
     made; asking again is safe.
 
     `claim_timeout` is the age in seconds at which a heartbeat counts as dead.
-    `writer` is noted in each commit, for people.
+    `writer` is noted in each commit, for people; else ``user@host/pid``.
     """
 
     # The newest commit that this process made, by root: tells caches that they are old.
@@ -91,7 +93,7 @@ class ModelRegistry:
         self._sink = sink_beside(registry_file) if sink is None else sink
         self._claim_timeout = claim_timeout
         self._commit_timeout = commit_timeout
-        writer = writer or f"{socket.gethostname()}/{os.getpid()}"
+        writer = cleaned(writer) if writer else default_writer()
         self._log = Log(self._sink, timeout=commit_timeout, writer=writer)
         self._cache = _Cache(-1, {})
         self._view_lock = threading.Lock()
@@ -187,17 +189,25 @@ class ModelRegistry:
             if record.aliases and model_id in (None, record.model_id)
         }
 
-    def history(self, model_id: str | None = None) -> list[CommitRecord]:
+    def history(
+        self,
+        model_id: str | None = None,
+        *,
+        since: datetime | None = None,
+        limit: int | None = None,
+    ) -> list[CommitRecord]:
         """All commits, or those that touch a model, oldest first.
 
         Reads the whole log and checks its chain: `IntegrityError` names the
-        first commit that was changed, damaged or lost.
+        first commit that was changed, damaged or lost. With `limit`, the newest
+        so many, and the log is read back no further than that takes. `since` is
+        compared with the time that each writer noted.
         """
-        return [
-            record
-            for record in self._log.records()
-            if model_id is None or any(o.get("model_id") == model_id for o in record.operations)
-        ]
+        if limit is None:
+            return list(history.since(history.touching(self._log.records(), model_id), since))
+        records = history.newest_first(self._sink, self._log.refresh(), self._deadline)
+        found = history.since(history.touching(records, model_id), since)
+        return list(islice(found, limit))[::-1]
 
     def manifest(self, entry: ModelEntry) -> Manifest:
         """The file list of a version. `NotFoundError` for one that was only registered."""
@@ -424,6 +434,25 @@ class ModelRegistry:
             self._written[root] = max(state.seq, self._written.get(root, 0))
         self._show(state)
         return state
+    def rollback(self, model_id: str, alias: str, *, steps: int = 1) -> Rollback:
+        """Let `alias` name the version that it named `steps` versions ago, and say which.
+
+        What a rollback left behind does not count, so that two of one step are
+        one of two. `NotFoundError` if it named no such version, or one that is
+        not AVAILABLE any more; `ConflictError` if somebody moves it meanwhile.
+        """
+        if steps < 1:
+            raise UsageError(f"a rollback goes back by one step or more, not {steps}")
+        names, state = (check_model_id(model_id), check_alias(alias)), self._log.refresh()
+        records = history.newest_first(self._sink, state, self._deadline)
+        plan = history.plan_rollback(state, records, *names, steps=steps)
+        try:
+            self._commit([plan.operation()])
+        except CommitUnknownError as error:  # doing it again would go back further
+            error.hint = f"see what it names now with `mm alias list {names[0]}` before you go on"
+            raise
+        return plan
+
 
     def _show(self, state: State) -> None:
         if self._view is None:

@@ -169,8 +169,8 @@ def test_looking_at_a_model(pulled):
     }
     assert "text-generation" in mm("list", "--backend", pulled)[0]
     commits = json.loads(mm("history", "org/name", "--backend", pulled, "--json")[0])["commits"]
-    assert [operation["op"] for operation in commits[0]["operations"]] == ["begin"]
-    assert "begin org/name" in mm("history", "--backend", pulled)[0]
+    assert [operation["op"] for operation in commits[-1]["operations"]] == ["begin"]
+    assert "began to pull org/name@" in mm("history", "--backend", pulled)[0]
 
 
 def test_aliases(pulled):
