@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from mm_core.schemas import ModelEntry, Plan, StoredFile, TransferEvent
+from mm_core.schemas import ModelEntry, Plan, Request, StoredFile, TransferEvent
 from mm_core.sink import Sink
 from mm_core.source import Source
 
@@ -90,6 +90,20 @@ def mm_cli() -> list[click.Command]:
         return [greet]
     """
     raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def mm_models_in(address: str) -> list[Request] | None:
+    """Say which models a layout that you know holds; None if you do not know it.
+
+    Called by ``mm adopt`` with the address that it was given. Each request names
+    the model id, the version, and as aliases the layout's own names for it; its
+    URL is one that a source of yours answers.
+
+        @hookimpl
+        def mm_models_in(address):
+            return [Request(url=f"my-layout://{address}", model_id="org/name", version="1")]
+    """
 
 
 @hookspec

@@ -129,6 +129,12 @@ class Source(ABC):
         """
         return False
 
+    def confirm(self, snapshot: Snapshot) -> None:
+        """Raise `SourceChangedError` if the files of `snapshot` may have changed since it was made.
+
+        Asked before a version becomes AVAILABLE of whose files `copy_to` copied some.
+        """
+
     def close(self) -> None:
         """Give back connections. Called once, when nobody reads any more."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mm_core.exceptions import SourceChangedError
 from mm_core.schemas import Manifest, ModelEntry, RemoteFile, Request, Snapshot, rfc3339
 from mm_core.sink import Buffer, Sink
 from mm_core.source import Source
@@ -31,6 +33,7 @@ class StoredSource(Source):
         self._sink = sink
         self._manifest = manifest
         self._origin = origin
+        self._check: Callable[[], None] = _nothing
 
     @classmethod
     def of(cls, registry: ModelRegistry, entry: ModelEntry) -> StoredSource:
@@ -50,7 +53,9 @@ class StoredSource(Source):
         earlier = manifest.facts.get(COPIED_FROM)
         if earlier is not None:
             origin[COPIED_FROM] = earlier
-        return cls(registry.sink, manifest, origin=origin)
+        source = cls(registry.sink, manifest, origin=origin)
+        source._check = partial(refuse_changed, registry, entry)
+        return source
 
     def snapshot(self, request: Request) -> Snapshot:
         """The version's files that the request's patterns let through."""
@@ -93,3 +98,21 @@ class StoredSource(Source):
     def copy_to(self, file: RemoteFile, sink: Sink, key: str) -> bool:
         """As the store copies; what stands here was verified when it was stored."""
         return sink.copy_from(self._sink, file.extra["key"], key)
+
+    def confirm(self, snapshot: Snapshot) -> None:
+        """While a version is AVAILABLE with the same manifest, none of its files changes."""
+        self._check()
+
+
+def refuse_changed(registry: ModelRegistry, entry: ModelEntry) -> None:
+    """Raise `SourceChangedError` unless `entry` is AVAILABLE still, with the files that it had."""
+    there = registry.get_model(entry.model_id, entry.version)
+    if there is None or (there.status, there.manifest) != (entry.status, entry.manifest):
+        raise SourceChangedError(
+            f"{entry.model_id}@{entry.version} was removed from {registry.sink.root} meanwhile",
+            hint="copy it again if it is there again",
+        )
+
+
+def _nothing() -> None:
+    """A version that nobody can change."""

@@ -101,6 +101,8 @@ class Street:
             plan = self._plan(place, source, request, snapshot, known=copies_in(plan))
             refuse_if_full(place.sink, plan)
             stored = carry(plan, stop=Stop(stop, begun.lost))
+            if any(planned.action is Action.COPY for planned in plan.files):
+                source.confirm(snapshot)
             self.show_stored(place, stored)
             if begun.lost.is_set():  # the folder is another's
                 raise CancelledError("stopped")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,7 @@ from mm_core.registry.begin import Beginner
 from mm_core.registry.chain import CommitRecord
 from mm_core.registry.claims import Claim, is_silent, store_time
 from mm_core.registry.deadline import Deadline
-from mm_core.registry.entries import entry_of, read_manifest, registered_fields
+from mm_core.registry.entries import entry_of, folder_of, read_manifest, registered_fields
 from mm_core.registry.history import Rollback
 from mm_core.registry.layout import create_once, manifest_key
 from mm_core.registry.log import Log
@@ -354,6 +354,7 @@ class ModelRegistry:
             source=manifest.source,
             date=_now(),
             metadata=_summary(manifest),
+            folder=folder_of(manifest),
         )
         try:
             state = self._commit([add, *_alias_operations(claim, aliases, id_prefix=claim.id)])
@@ -516,8 +517,19 @@ def _alias_operations(
 
 
 def _summary(manifest: Manifest) -> dict[str, Any] | None:
-    known = {"license": manifest.license, "revision": manifest.revision}
+    known = {
+        "license": manifest.license,
+        "revision": manifest.revision,
+        "replicated_from": _manifest_of_original(manifest),
+    }
     return {name: value for name, value in known.items() if value is not None} or None
+
+
+def _manifest_of_original(manifest: Manifest) -> str | None:
+    """The sha256 of the manifest that a copy was made from: tells it from any other at a glance."""
+    origin = manifest.facts.get("replicated_from")
+    found = origin.get("manifest") if isinstance(origin, Mapping) else None
+    return found if isinstance(found, str) else None
 
 
 def _now() -> str:

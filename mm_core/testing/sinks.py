@@ -11,6 +11,8 @@ the store outlives an instance, `other`: a second instance on the same store::
         @pytest.fixture
         def other(self, tmp_path, sink):
             return MySink(MySink.Config(root=str(tmp_path)))
+
+A sink that copies by itself from another root (`copy_from`) is given such a one as `neighbour`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from mm_core.exceptions import (
     NotFoundError,
     StorageError,
 )
+from mm_core.schemas import StoredObject
 from mm_core.sink import Buffer, ResumableSink, Sink, Upload, read_bytes, read_if_exists
 from mm_core.testing.material import cut, digest, noise, race, sha256
 
@@ -78,6 +81,11 @@ class SinkTests:
     @pytest.fixture
     def other(self, sink: Sink) -> Sink:
         return sink
+
+    @pytest.fixture
+    def neighbour(self) -> Sink | None:
+        """An empty place of another root in the same store, from which `sink` copies by itself."""
+        return None
 
     # -- write -----------------------------------------------------------------------
 
@@ -398,6 +406,38 @@ class SinkTests:
             sink.copy("absent", "target")
         assert read_bytes(sink, "target") == TEXT
 
+    def test_a_neighbours_file_is_copied_by_the_store(
+        self, sink: Sink, neighbour: Sink | None
+    ) -> None:
+        """The same bytes stand under the new key, whatever was there; the source is as it was."""
+        if neighbour is None:
+            pytest.skip("this store copies from no other root, or the suite was given none")
+        assert sink.root != neighbour.root
+        assert sink.copies_from(neighbour)
+        data = noise(9 * MIB)
+        neighbour.write("a/source", [data], size=len(data))
+        sink.put("b/c/copy", b"old")
+        for _ in range(2):
+            assert sink.copy_from(neighbour, "a/source", "b/c/copy")
+        assert digest(sink.read("b/c/copy")) == sha256(data)
+        assert (keys(sink), keys(neighbour)) == (["b/c/copy"], ["a/source"])
+        neighbour.delete(["a/source"])
+        assert digest(sink.read("b/c/copy")) == sha256(data)
+        with pytest.raises(NotFoundError):
+            sink.copy_from(neighbour, "a/source", "b/c/copy")
+        assert digest(sink.read("b/c/copy")) == sha256(data)
+        for key in ESCAPING_KEYS:
+            with pytest.raises(InvalidNameError):
+                sink.copy_from(neighbour, key, "copied")
+
+    def test_a_strangers_file_is_not_copied_by_the_store(self, sink: Sink) -> None:
+        """From a store of another kind nothing is copied, and nothing changes."""
+        sink.put("file", TEXT)
+        stranger = _Stranger(None)
+        assert not sink.copies_from(stranger)
+        assert not sink.copy_from(stranger, "file", "file")
+        assert (keys(sink), read_bytes(sink, "file")) == (["file"], TEXT)
+
     def test_deleting_nothing_is_fine(self, sink: Sink) -> None:
         """Absent keys are passed over, and only what was named goes."""
         for name in ("a/b", "a/bc", "a/b.c"):
@@ -456,6 +496,43 @@ class SinkTests:
         assert not sink.root.endswith("/") or sink.root.endswith("://")
         assert sink.url("a/file.bin").startswith(sink.root)
         assert sink.url("a/file.bin").replace("\\", "/").endswith("/a/file.bin")
+
+
+class _Stranger(Sink):
+    """A sink of a kind of its own. It is only shown, never asked."""
+
+    type = "stranger"
+
+    @property
+    def root(self) -> str:
+        return "stranger://"
+
+    def write(self, key: str, chunks: Iterable[Buffer], *, size: int | None) -> None:
+        raise NotImplementedError
+
+    def create(self, key: str, data: bytes) -> None:
+        raise NotImplementedError
+
+    def put(self, key: str, data: bytes) -> None:
+        raise NotImplementedError
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
+        raise NotImplementedError
+
+    def stat(self, key: str) -> StoredObject | None:
+        raise NotImplementedError
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        raise NotImplementedError
+
+    def copy(self, source_key: str, key: str) -> None:
+        raise NotImplementedError
+
+    def delete(self, keys: Iterable[str]) -> None:
+        raise NotImplementedError
+
+    def url(self, key: str) -> str:
+        raise NotImplementedError
 
 
 def keys(sink: Sink, prefix: str = "") -> list[str]:

@@ -240,6 +240,15 @@ def is_object(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode)
 
 
+def sync_file(path: str) -> None:
+    """Wait until the disk itself has the content of the file at `path`."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        _fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(folder: str) -> None:
     """Make the names in `folder` durable, where the system can open a folder at all."""
     if os.name == "nt":

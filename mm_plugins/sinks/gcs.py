@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from urllib.parse import quote, urlsplit
 from pydantic import Field, SecretStr
 
 from mm_core import (
+    AuthError,
     Buffer,
     ConfigError,
     IntegrityError,
@@ -37,6 +39,7 @@ from mm_plugins.sinks._patience import ATTEMPTS, read_on
 _NOT_THERE = frozenset({404})
 _PAGE = 1000
 _DELETERS = 16
+_log = logging.getLogger(__name__)
 
 
 @hookimpl
@@ -182,14 +185,23 @@ class GcsSink(Sink):
 
     def copy(self, source_key: str, key: str) -> None:
         """On the server's side, asked again until it is done."""
-        target = quote(self._base + check_key(key), safe="")
-        path = f"{self._path(source_key)}/rewriteTo/b/{self._bucket}/o/{target}"
-        params: dict[str, str] = {}
-        while True:
-            answer = self._api.ask("POST", path, name=self._name(source_key), params=params).json()
-            if answer.get("done", True):
-                return
-            params["rewriteToken"] = answer["rewriteToken"]
+        self._copy(self, source_key, key)
+
+    def copies_from(self, other: Sink) -> bool:
+        """Whether both are reached in the same way, by the same credentials."""
+        return isinstance(other, GcsSink) and bool(self.config.options == other.config.options)
+
+    def copy_from(self, other: Sink, source_key: str, key: str) -> bool:
+        """On the server's side, also from another bucket; False where GCS refuses that."""
+        if not isinstance(other, GcsSink) or not self.copies_from(other):
+            return False
+        try:
+            self._copy(other, source_key, key)
+        except AuthError as error:
+            facts = {"from": other.root, "to": self.root, "error": str(error)}
+            _log.info("the store does not copy between these buckets", extra=facts)
+            return False
+        return True
 
     def delete(self, keys: Iterable[str]) -> None:
         """One request for each, several at a time."""
@@ -200,6 +212,17 @@ class GcsSink(Sink):
     def url(self, key: str) -> str:
         """``gs://bucket/prefix/key``."""
         return self._name(key)
+
+    def _copy(self, other: GcsSink, source_key: str, key: str) -> None:
+        name, path = other._name(source_key), other._path(source_key)
+        target = quote(self._base + check_key(key), safe="")
+        params: dict[str, str] = {}
+        while True:
+            rewrite = f"{path}/rewriteTo/b/{self._bucket}/o/{target}"
+            answer = self._api.ask("POST", rewrite, name=name, params=params).json()
+            if answer.get("done", True):
+                return
+            params["rewriteToken"] = answer["rewriteToken"]
 
     def _upload(self, key: str, data: Buffer, attempts: int = ATTEMPTS, **condition: str) -> None:
         """One multipart request, which names the checksum so that GCS refuses other bytes."""

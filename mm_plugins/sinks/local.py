@@ -11,18 +11,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from functools import cached_property
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from mm_core import (
     AlreadyExistsError,
     Buffer,
     ConfigError,
     InvalidNameError,
+    LazyConfig,
     NotFoundError,
-    PluginConfig,
     ResumableSink,
     Sink,
     StorageError,
@@ -57,15 +54,12 @@ class LocalSink(ResumableSink):
     type = "local"
     schemes = ("file",)
 
-    class Config(PluginConfig):
-        """The settings of a local backend."""
+    plain_config = True
 
-        root: str = Field(description="The folder; ~ is the home folder")
-        fsync: bool = Field(
-            default=True,
-            description="Wait until the disk itself has what was written, so that it outlives a "
-            "power cut",
-        )
+    if TYPE_CHECKING:
+        from mm_plugins.sinks._local_config import Config
+    else:
+        Config = LazyConfig("mm_plugins.sinks._local_config:Config")
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -141,15 +135,24 @@ class LocalSink(ResumableSink):
 
         A second name is safe because no file is ever changed in place.
         """
-        source, target = self._path(source_key), self._path(key)
-        with translated(source_key):
-            if not _staging.is_object(os.lstat(source)):
-                raise NotFoundError(f"{source} is not a file")
-        try:
-            with translated(key):
-                self._link_over(source, target)
-        except _NoLinksError:
+        if not self._linked(self._file(source_key), key):
             self._copy_bytes(source_key, key)
+
+    def copies_from(self, other: Sink) -> bool:
+        """Whether both are on one disk."""
+        if not isinstance(other, LocalSink):
+            return False
+        return _disk_of(self.root) == _disk_of(other.root)
+
+    def copy_from(self, other: Sink, source_key: str, key: str) -> bool:
+        """Make a second name for the same bytes, where the disk can."""
+        if not isinstance(other, LocalSink) or not self.copies_from(other):
+            return False
+        source = other._file(source_key)  # noqa: SLF001  # of the same class
+        if self._durable:
+            with translated(source_key):
+                _staging.sync_file(source)  # it may be durable, or not, by the settings of `other`
+        return self._linked(source, key)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete the files, and then the folders that are empty."""
@@ -230,16 +233,22 @@ class LocalSink(ResumableSink):
             )
         return path
 
+    def _file(self, key: str) -> str:
+        """The path of `key`, where a plain file stands; `NotFoundError` where not."""
+        path = self._path(key)
+        with translated(key):
+            if not _staging.is_object(os.lstat(path)):
+                raise NotFoundError(f"{path} is not a file")
+        return path
+
     def _folder_of(self, prefix: str) -> tuple[str, str]:
         """The folder that holds the keys with this prefix, and what its own keys begin with."""
         folder, slash, _ = prefix.rpartition("/")
         return os.path.dirname(self._path(f"{folder}{slash}any")), folder + slash
 
     def _opened(self, key: str) -> io.FileIO:
-        path = self._path(key)
+        path = self._file(key)
         with translated(key):
-            if not _staging.is_object(os.lstat(path)):
-                raise NotFoundError(f"{path} is not a file")
             return open(path, "rb", buffering=0)
 
     @contextmanager
@@ -273,6 +282,16 @@ class LocalSink(ResumableSink):
         with opened as file, staged as (target, new), translated(key):
             new.append_file(file.fileno())
             new.publish(target, os.replace)
+
+    def _linked(self, source: str, key: str) -> bool:
+        """Whether `key` could be made a second name of the file at `source`."""
+        target = self._path(key)
+        try:
+            with self._tidy(os.path.dirname(target)), translated(key):
+                self._link_over(source, target)
+        except _NoLinksError:
+            return False
+        return True
 
     def _link_over(self, source: str, target: str) -> None:
         def link(path: str) -> None:
@@ -342,9 +361,20 @@ class _NoLinksError(StorageError):
     """The disk has no hard links, or no more for this file, or the two are on different disks."""
 
 
+def _disk_of(path: str) -> int:
+    """The device of `path`, or of where it will be made."""
+    while not os.path.exists(path) and os.path.dirname(path) != path:
+        path = os.path.dirname(path)
+    with translated(path):
+        return os.stat(path).st_dev
+
+
 def _as_path(root: str) -> str:
     if "://" not in root:
         return root
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
     parts = urlsplit(root)
     if parts.scheme.lower() != "file" or parts.netloc not in ("", "localhost"):
         raise ConfigError(

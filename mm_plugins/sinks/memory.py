@@ -187,6 +187,18 @@ class MemorySink(ResumableSink):
         data, _ = self._get(source_key)
         self.put(key, data)
 
+    def copies_from(self, other: Sink) -> bool:
+        """Whatever is in this process's memory."""
+        return isinstance(other, MemorySink)
+
+    def copy_from(self, other: Sink, source_key: str, key: str) -> bool:
+        """Store the same bytes in this store, too."""
+        if not isinstance(other, MemorySink):
+            return False
+        data, _ = other._get(source_key)  # noqa: SLF001  # of the same class
+        self.put(key, data)
+        return True
+
     def delete(self, keys: Iterable[str]) -> None:
         """Forget the objects."""
         for key in keys:

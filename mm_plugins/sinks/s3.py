@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import logging
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
@@ -16,6 +17,7 @@ from pydantic import Field, SecretStr
 
 from mm_core import (
     AlreadyExistsError,
+    AuthError,
     Buffer,
     ConfigError,
     IntegrityError,
@@ -45,6 +47,8 @@ _COPY_LIMIT = 5 << 30
 _COPY_PART = 1 << 30
 _PAGE = 1000
 _DELETE_LIMIT = 1000
+_SECRET_KEYS = frozenset({"SSECustomerKey", "SSECustomerAlgorithm"})
+_log = logging.getLogger(__name__)
 
 
 @hookimpl
@@ -222,17 +226,27 @@ class S3Sink(ResumableSink):
 
     def copy(self, source_key: str, key: str) -> None:
         """On the server's side, in parts above 5 GB."""
-        stored = self.stat(source_key)
-        if stored is None:
-            raise NotFoundError(f"{self._objects.name(source_key)} is not there")
-        if source_key == check_key(key):
-            return  # S3 refuses it
-        source = {"Bucket": self._bucket, "Key": self._base + source_key}
-        if stored.size <= _COPY_LIMIT:
-            self._objects.call("copy_object", key, CopySource=source, **self._extra)
-            return
-        etag = _s3_upload.copy_in_parts(self._objects, source, key, stored.size, _COPY_PART)
-        self._objects.check_stored(key, stored.size, etag)
+        self._copy(self, source_key, key)
+
+    def copies_from(self, other: Sink) -> bool:
+        """Whether both are reached in the same way, by the same credentials."""
+        if not isinstance(other, S3Sink):
+            return False
+        theirs: S3Options = other.config.options
+        encrypted = _SECRET_KEYS & {*theirs.s3_additional_kwargs}
+        return not encrypted and _access(self.config.options) == _access(theirs)
+
+    def copy_from(self, other: Sink, source_key: str, key: str) -> bool:
+        """On the server's side, also from another bucket; False where S3 refuses that."""
+        if not isinstance(other, S3Sink) or not self.copies_from(other):
+            return False
+        try:
+            self._copy(other, source_key, key)
+        except AuthError as error:
+            facts = {"from": other.root, "to": self.root, "error": str(error)}
+            _log.info("the store does not copy between these buckets", extra=facts)
+            return False
+        return True
 
     def delete(self, keys: Iterable[str]) -> None:
         """In bulk, 1,000 at a time."""
@@ -248,6 +262,19 @@ class S3Sink(ResumableSink):
         """Let the connections go."""
         self._direct.close()
         self._api.close()
+
+    def _copy(self, other: S3Sink, source_key: str, key: str) -> None:
+        stored = other.stat(source_key)
+        if stored is None:
+            raise NotFoundError(f"{other.url(source_key)} is not there")
+        if other.url(source_key) == self.url(key):
+            return  # S3 refuses it
+        source = {"Bucket": other._bucket, "Key": other._base + source_key}
+        if stored.size <= _COPY_LIMIT:
+            self._objects.call("copy_object", key, CopySource=source, **self._extra)
+            return
+        etag = _s3_upload.copy_in_parts(self._objects, source, key, stored.size, _COPY_PART)
+        self._objects.check_stored(key, stored.size, etag)
 
     def _put(self, key: str, data: Buffer, **arguments: Any) -> None:
         md5 = md5_of(data)
@@ -278,6 +305,11 @@ def _file_system(options: S3Options) -> Any:
         client_kwargs=client,
         config_kwargs=options.config_kwargs,
     )
+
+
+def _access(options: S3Options) -> dict[str, Any]:
+    """What decides which server is asked, and as whom."""
+    return options.model_dump(exclude={"region", "s3_additional_kwargs"})
 
 
 def _utc(moment: datetime) -> datetime:

@@ -40,6 +40,10 @@ class S3SinkTests(ResumableSinkTests):
     def other(self, sink):
         return self.open(sink.root)
 
+    @pytest.fixture
+    def neighbour(self, bucket):
+        return self.open(f"{bucket}-beside")
+
     def open(self, root):
         return S3Sink(S3Sink.Config(root=root, transfer=self.transfer))
 
@@ -78,6 +82,10 @@ class TestGcs(SinkTests):
     @pytest.fixture
     def other(self, sink):
         return GcsSink(sink.config)
+
+    @pytest.fixture
+    def neighbour(self, gcs):
+        return GcsSink(GcsSink.Config(root=f"{gcs}-beside", transfer=self.transfer))
 
 
 @pytest.mark.slow

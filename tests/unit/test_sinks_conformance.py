@@ -24,6 +24,10 @@ class TestLocal(ResumableSinkTests):
     def other(self, sink):
         return LocalSink(LocalSink.Config(root=sink.root))
 
+    @pytest.fixture
+    def neighbour(self, tmp_path):
+        return LocalSink(LocalSink.Config(root=str(tmp_path / "beside")))
+
 
 class TestMemory(ResumableSinkTests):
     many_keys = 1100
@@ -35,3 +39,7 @@ class TestMemory(ResumableSinkTests):
     @pytest.fixture
     def other(self, sink):
         return MemorySink(MemorySink.Config(root=sink.root))
+
+    @pytest.fixture
+    def neighbour(self):
+        return MemorySink(MemorySink.Config(root=f"memory://{uuid.uuid4().hex}"))
