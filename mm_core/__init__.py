@@ -6,8 +6,9 @@ nothing (PEP 562).
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # not from typing: a signal must find its handler before that is imported
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
 
@@ -20,6 +21,7 @@ _EXPORTS = {
     "mm_core.sink": ("Buffer", "ResumableSink", "Sink", "Upload"),
     "mm_core.stored": ("StoredSource",),
     "mm_core.plugin_config": ("PluginConfig",),
+    "mm_core.lazy_config": ("LazyConfig",),
     "mm_core.plugins": ("Plugins",),
     "mm_core.hookspecs": ("MM_API", "PlanContext", "hookimpl"),
     "mm_core.names": ("check_path", "check_version"),
@@ -79,6 +81,8 @@ def __getattr__(name: str) -> Any:
     module = _HOME.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
     value = getattr(importlib.import_module(module), name)
     globals()[name] = value
     return value
@@ -118,6 +122,7 @@ if TYPE_CHECKING:
     from mm_core.hookspecs import hookimpl as hookimpl
     from mm_core.integrity import file_sha256 as file_sha256
     from mm_core.integrity import verify_file_integrity as verify_file_integrity
+    from mm_core.lazy_config import LazyConfig as LazyConfig
     from mm_core.logging import setup_logging as setup_logging
     from mm_core.manager import ModelManager as ModelManager
     from mm_core.metrics import track_performance as track_performance

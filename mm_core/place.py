@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from mm_core.backends import open_sink
-from mm_core.config import Settings
 from mm_core.exceptions import ConfigError
-from mm_core.plugins import Plugins
 from mm_core.registry import ModelRegistry
 from mm_core.sink import Sink
+
+if TYPE_CHECKING:
+    from mm_core.config import Settings
+    from mm_core.plugins import Plugins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +68,26 @@ class Places:
             self._open.clear()
 
     def _opened(self, name: str) -> Place:
+        from mm_core.backends import open_sink
+
         sink = open_sink(self._settings, self._plugins, name)
-        defaults = self._settings.defaults
-        registry = ModelRegistry(
-            sink,
-            claim_timeout=defaults.claim_timeout,
-            commit_timeout=defaults.commit_timeout,
-            writer=defaults.writer,
-        )
-        return Place(name=name, sink=sink, registry=registry)
+        return make_place(name, sink, registry_options(self._settings))
+
+
+def registry_options(settings: Settings) -> dict[str, Any]:
+    """What a `ModelRegistry` is made with, beside its sink, as `settings` say.
+
+    Everything that is decided by settings stands here: a later run may take plain
+    values (text, numbers, truth values, paths) from memory, see `mm_core.recall`.
+    """
+    defaults = settings.defaults
+    return {
+        "claim_timeout": defaults.claim_timeout,
+        "commit_timeout": defaults.commit_timeout,
+        "writer": defaults.writer,
+    }
+
+
+def make_place(name: str, sink: Sink, options: Mapping[str, Any]) -> Place:
+    """The backend called `name`, with the registry in `sink`."""
+    return Place(name=name, sink=sink, registry=ModelRegistry(sink, **options))

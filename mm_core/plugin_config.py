@@ -14,3 +14,9 @@ class PluginConfig(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False)
+
+
+class RootedConfig(PluginConfig):
+    """The settings of a sink that has no others. ``root`` is where all keys lie."""
+
+    root: str

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mm_core.exceptions import NotFoundError
-from mm_core.plugin_config import PluginConfig
+from mm_core.lazy_config import LazyConfig
 from mm_core.schemas import StoredObject, UnfinishedUpload
+
+if TYPE_CHECKING:
+    from mm_core.plugin_config import PluginConfig
 
 Buffer = bytes | bytearray | memoryview
 """A run of bytes. It may be reused: it is valid only until the next one is asked for."""
@@ -36,10 +39,21 @@ class Sink(ABC):
     schemes: ClassVar[tuple[str, ...]] = ()
     """The URL schemes that name a root of this kind, such as ``("s3",)``."""
 
-    class Config(PluginConfig):
-        """The settings. ``root`` is the URL or folder under which all keys lie."""
+    plain_config: ClassVar[bool] = False
+    """Whether the sink only reads the attributes of its settings, never their methods.
 
-        root: str
+    Then it may be given an equal plain object, remembered from an earlier run, in
+    place of a ``Config``, so that a short command need not validate them again.
+    """
+
+    if TYPE_CHECKING:
+
+        class Config(PluginConfig):
+            """The settings. ``root`` is the URL or folder under which all keys lie."""
+
+            root: str
+    else:
+        Config = LazyConfig("mm_core.plugin_config:RootedConfig")
 
     def __init__(self, config: Any) -> None:
         self.config = config

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from mm_core.plugin_config import PluginConfig
+from mm_core.lazy_config import LazyConfig
 from mm_core.schemas import RemoteFile, Request, Snapshot
 from mm_core.sink import Buffer, Sink
+
+if TYPE_CHECKING:
+    from mm_core.plugin_config import PluginConfig
 
 
 class RangeReader(Protocol):
@@ -55,8 +58,12 @@ class Source(ABC):
     needs_network: ClassVar[bool] = True
     """Whether it asks other machines: then it is refused while ``offline`` is set."""
 
-    class Config(PluginConfig):
-        """The settings; override it to have some."""
+    if TYPE_CHECKING:
+
+        class Config(PluginConfig):
+            """The settings; override it to have some."""
+    else:
+        Config = LazyConfig("mm_core.plugin_config:PluginConfig")
 
     def __init__(self, config: Any = None) -> None:
         self.config: Any = self.Config() if config is None else config

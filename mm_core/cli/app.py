@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
-import importlib.metadata
 import os
 from functools import cached_property
 from typing import cast
@@ -75,6 +73,8 @@ class LazyGroup(click.Group):
         command = self.get_command(ctx, name)
         if command is not None:
             return name, command, args[1:]
+        import difflib
+
         near = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
         raise click.UsageError(
             f"there is no command {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""), ctx
@@ -149,6 +149,8 @@ def _commands_of_plugins() -> dict[str, click.Command]:
 
 
 def _has_strangers() -> bool:
+    import importlib.metadata
+
     return any(
         entry_point.dist is not None and entry_point.dist.name != _DISTRIBUTION
         for entry_point in importlib.metadata.entry_points(group=_GROUP)

@@ -7,8 +7,6 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from mm_core.redaction import redact
-
 if TYPE_CHECKING:
     from mm_core.cli.state import State
 
@@ -22,6 +20,8 @@ class StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one redacted line."""
+        from mm_core.redaction import redact
+
         level, message = record.levelname.lower(), redact(record.getMessage())
         line = f"{level}: {message}"
         if self._as_json:

@@ -11,7 +11,6 @@ import os
 import re
 import signal
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -139,6 +138,8 @@ def _report(error: BaseException, state: State, args: list[str]) -> int:
     if isinstance(error, CancelledError) and isinstance(error.__context__, Terminated):
         problem = describe(error.__context__, state)
     if os.environ.get("MM_DEBUG") or (problem.code == "internal" and state.verbose):
+        import traceback
+
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         click.echo(_redact(trace), err=True)
     with suppress(BrokenPipeError):

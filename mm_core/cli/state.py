@@ -16,6 +16,8 @@ from mm_core.cli import output
 if TYPE_CHECKING:
     from mm_core.config import Settings
     from mm_core.manager import ModelManager
+    from mm_core.place import Place
+    from mm_core.recall import Memory
     from mm_core.registry import ModelRegistry
     from mm_core.schemas import TransferEvent
 
@@ -53,11 +55,13 @@ class State:
         """The settings from the files, the environment and the flags."""
         from mm_core.config import load_settings
 
-        overrides = dict(self.overrides)
-        if self.offline:
-            os.environ |= {"MM_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
-            overrides["defaults.offline"] = True
-        return load_settings(self.config, overrides=overrides)
+        return load_settings(self.config, overrides=self._overrides())
+
+    def _overrides(self) -> dict[str, Any]:
+        if not self.offline:
+            return dict(self.overrides)
+        os.environ |= {"MM_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+        return {**self.overrides, "defaults.offline": True}
 
     def manager(self, on_event: Callable[[TransferEvent], None] | None = None) -> ModelManager:
         """A manager for these options: use it in a ``with``."""
@@ -73,8 +77,40 @@ class State:
 
         Without `backend`, the one that the options name, else the default one.
         """
-        with self.manager() as manager:
-            yield manager.registry(backend)
+        from mm_core.cli.logs import log_to_stderr
+        from mm_core.recall import Memory
+
+        log_to_stderr(self)
+        memory = Memory(
+            file=self.config,
+            backend=backend or self.backend,
+            overrides=self._overrides(),
+            environ=os.environ,
+            cwd=Path.cwd(),
+        )
+        place = memory.recall()
+        if place is None:
+            with self._looked_up(backend, memory) as found:
+                yield found.registry
+            return
+        try:
+            yield place.registry
+        finally:
+            place.sink.close()
+
+    @contextmanager
+    def _looked_up(self, backend: str | None, memory: Memory) -> Iterator[Place]:
+        from mm_core.place import Places
+        from mm_core.plugins import Plugins
+
+        settings = self.settings()
+        places = Places(settings, Plugins.discover(), self.backend)
+        try:
+            place = places.open(backend)
+            memory.note(settings, place)
+            yield place
+        finally:
+            places.close()
 
     def emit(
         self,

@@ -1,7 +1,7 @@
 """``mm.yaml``, the environment and flags, as typed settings that know where they come from.
 
 Everything here is imported on first use (PEP 562): to look where the files lie
-(`mm_core.config.files`) must not cost a validation library.
+(`mm_core.config.locations`) must not cost a validation library.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,22 @@ def interpolate(layer: Layer, environ: Mapping[str, str]) -> Layer:
     worker = _Interpolation(layer.origins, environ)
     tree = worker.value(layer.tree, ())
     return Layer(tree, layer.origins)
+
+
+def references(layer: Layer) -> frozenset[KeyPath]:
+    """The settings of `layer` that hold a reference, before `interpolate` replaces it."""
+    return frozenset(_with_references(layer.tree, ()))
+
+
+def _with_references(value: Any, path: KeyPath) -> Iterator[KeyPath]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _with_references(inner, (*path, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _with_references(inner, (*path, index))
+    elif isinstance(value, str) and "${" in value:
+        yield path
 
 
 class _Interpolation:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
@@ -16,56 +15,12 @@ from mm_core.redaction import redact, remember_secret
 
 logger = logging.getLogger(__name__)
 
-APP = "model-manager"
-FILE = "mm.yaml"
-
-_SECTIONS = ("defaults", "backends", "sources", "policies", "models", "retention")
+_SECTIONS = ("defaults", "backends", "sources", "policies", "models", "retention", "registry")
 _VENDOR = re.compile(
     r"(?:HF|AWS|AZURE|GOOGLE|GCLOUD|GCSFS|CLOUDSDK|HUGGING_FACE|HUGGINGFACE)_\w+"
     r"|STORAGE_EMULATOR_HOST|SSL_CERT_(?:FILE|DIR)|(?:REQUESTS|CURL)_CA_BUNDLE"
     r"|(?:HTTPS?|NO|ALL|FTP)_PROXY|(?:https?|no|all|ftp)_proxy"
 )
-
-
-def project_file(file: Path | None, environ: Mapping[str, str], cwd: Path) -> Path | None:
-    """The file that was named, else ``mm.yaml`` in `cwd` or the nearest folder above; or None."""
-    named = file or (Path(environ["MM_CONFIG"]) if environ.get("MM_CONFIG") else None)
-    if named is not None:
-        path = named.expanduser()
-        if not (cwd / path).is_file():
-            raise ConfigError(
-                f"there is no configuration file {str(named)!r}",
-                hint="name an existing file with --config or MM_CONFIG, or make one with "
-                "`mm config init`",
-            )
-        return cwd / path
-    candidates = (folder / FILE for folder in (cwd, *cwd.parents))
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def shared_files(environ: Mapping[str, str]) -> Iterator[Path]:
-    """The files of the system and of the user, the weaker first; they need not exist."""
-    import platformdirs
-
-    dirs = environ.get("XDG_CONFIG_DIRS", "")
-    system = [Path(d) / APP for d in reversed(dirs.split(os.pathsep)) if d]
-    yield from (d / FILE for d in system or [platformdirs.site_config_path(APP, appauthor=False)])
-    home = environ.get("XDG_CONFIG_HOME")
-    user = Path(home) / APP if home else platformdirs.user_config_path(APP, appauthor=False)
-    yield user / FILE
-
-
-def data_folder(environ: Mapping[str, str]) -> Path:
-    """The user's data folder: where models go without any configuration."""
-    import platformdirs
-
-    home = environ.get("XDG_DATA_HOME")
-    return Path(home) / APP if home else platformdirs.user_data_path(APP, appauthor=False)
-
-
-def local_file(project: Path) -> Path:
-    """The file beside `project` that is not shared with others: ``mm.local.yaml``."""
-    return project.with_name(f"{project.stem}.local{project.suffix}")
 
 
 def file_layer(path: Path, cwd: Path) -> Layer:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr, ValidationError
 
-from mm_core.config import layers
-from mm_core.config.interpolation import interpolate
+from mm_core.config import layers, locations
+from mm_core.config.interpolation import interpolate, references
 from mm_core.config.origins import KeyPath, Layer, Origin, dotted
 from mm_core.config.problems import config_error, did_you_mean
 from mm_core.config.sections import Defaults, Document
@@ -45,7 +45,8 @@ class Settings:
     """All that was configured. Made by `load_settings`, or by hand in tests.
 
     Sizes are in bytes and times in seconds, however they were written. `files`
-    are the files that were read, the weakest first.
+    are the files that were read, the weakest first. `interpolated` are the settings
+    that came, in part at least, from a variable or another file.
     """
 
     defaults: Defaults = field(default_factory=Defaults)
@@ -58,6 +59,7 @@ class Settings:
     origins: Mapping[KeyPath, Origin] = field(default_factory=dict, repr=False)
 
     def origin(self, key: str) -> str | None:
+    interpolated: frozenset[KeyPath] = frozenset()
         """Where the setting `key` (``backends.lake.root``) comes from.
 
         ``mm.yaml:7``, ``MM_BACKENDS__LAKE__ROOT``, ``--backend flag`` or
@@ -133,17 +135,15 @@ def load_settings(
     cwd = Path.cwd() if cwd is None else Path(cwd).absolute()
     export_to = os.environ if environ is None else None
     environ = os.environ if environ is None else environ
-    project = layers.project_file(Path(file) if file is not None else None, environ, cwd)
-    paths = [*layers.shared_files(environ)]
-    paths += [project, layers.local_file(project)] if project else []
-    paths = [path for path in dict.fromkeys(paths) if path.is_file()]
+    project = locations.project_file(Path(file) if file is not None else None, environ, cwd)
+    paths = [path for path in locations.files_to_read(project, environ) if path.is_file()]
     below = layers.merged(*(layers.file_layer(path, cwd) for path in paths))
-    dotenv = (project.parent if project else cwd) / ".env"
-    environ = layers.with_dotenv(dotenv, environ, export_to)
+    environ = layers.with_dotenv(locations.dotenv_file(project, cwd), environ, export_to)
     below = layers.merged(below, layers.environ_layer(environ, below, cwd))
     layer = layers.merged(below, layers.flag_layer(overrides or {}, cwd))
     layer = _with_local(_without_empty(layer), environ)
-    return _checked(interpolate(layer, environ), tuple(paths))
+    settings = _checked(interpolate(layer, environ), tuple(paths))
+    return replace(settings, interpolated=references(layer))
 
 
 def build_config(
@@ -213,7 +213,7 @@ def _is_relative(root: str, local: bool) -> bool:
 def _with_local(layer: Layer, environ: Mapping[str, str]) -> Layer:
     if layer.tree.get("backends"):
         return layer
-    local = {"type": "local", "root": str(layers.data_folder(environ))}
+    local = {"type": "local", "root": str(locations.data_folder(environ))}
     return Layer({**layer.tree, "backends": {"local": local}}, layer.origins)
 
 

@@ -14,7 +14,6 @@ import errno
 import hashlib
 import os
 import re
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,7 +63,7 @@ def parts_name(name: str) -> str:
 
 def staged_path(folder: str) -> str:
     """A new name in `folder` for an unfinished write."""
-    return os.path.join(folder, _PREFIX + secrets.token_hex(8))
+    return os.path.join(folder, _PREFIX + os.urandom(8).hex())
 
 
 def remove(path: str) -> bool:
