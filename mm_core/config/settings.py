@@ -57,9 +57,9 @@ class Settings:
     retention: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     origins: Mapping[KeyPath, Origin] = field(default_factory=dict, repr=False)
+    interpolated: frozenset[KeyPath] = frozenset()
 
     def origin(self, key: str) -> str | None:
-    interpolated: frozenset[KeyPath] = frozenset()
         """Where the setting `key` (``backends.lake.root``) comes from.
 
         ``mm.yaml:7``, ``MM_BACKENDS__LAKE__ROOT``, ``--backend flag`` or
