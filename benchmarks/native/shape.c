@@ -141,10 +141,9 @@ static void *drain(void *argument) {
             break;
         double start = piece->due > free_at ? piece->due : free_at;
         free_at = start + (double)piece->size / rate;
+        /* what waits for the shared line may be caught up with: the pace stays the connection's */
         double shared = over_line(d->up, start, piece->size);
-        if (shared > free_at)
-            free_at = shared;
-        sleep_until(free_at);
+        sleep_until(shared > free_at ? shared : free_at);
         bool sent = send_whole(d->to, piece->data, piece->size);
         pthread_mutex_lock(&d->lock);
         d->queued -= piece->size;
