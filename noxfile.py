@@ -2,7 +2,7 @@
 
 ``nox -l`` lists the sessions. ``nox -s tests`` runs the whole suite on every
 Python that is found; plain ``nox`` runs it on this one, and the unit tests on
-the others.
+the oldest and the newest of the others.
 """
 
 from __future__ import annotations
@@ -48,14 +48,9 @@ UNIT = [
     "pytest-xdist>=3.6",
 ]
 OTHERS = [version for version in PYTHONS if version != THIS]
+ENDS = sorted({OTHERS[0], OTHERS[-1]}, key=OTHERS.index) if OTHERS else []
 
-nox.options.sessions = [
-    "lint",
-    "types",
-    *(f"unit-{version}" for version in OTHERS),
-    "examples",
-    f"tests-{THIS}",
-]
+nox.options.sessions = ["lint", *(f"unit-{version}" for version in ENDS), "checks"]
 
 
 @nox.session
@@ -74,14 +69,28 @@ def types(session: nox.Session) -> None:
     session.run("mypy")
 
 
+@nox.session
+def checks(session: nox.Session) -> None:
+    """What ``types``, ``examples`` and ``tests`` do, in one environment: it is installed once."""
+    session.install("-e", ".[dev]")
+    session.run("mypy")
+    _run_examples(session)
+    _run_tests(session)
+
+
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """The whole suite; arguments after ``--`` go to pytest."""
     session.install("-e", ".[dev]")
+    _run_tests(session)
+
+
+def _run_tests(session: nox.Session) -> None:
+    """Tests go to the worker that is idle, so that none is left alone with the long ones."""
     session.run(
         "pytest",
         "--numprocesses=auto",
-        "--dist=loadfile",
+        "--dist=worksteal",
         "--cov",
         "--cov-report=term",
         *session.posargs,
@@ -99,6 +108,10 @@ def unit(session: nox.Session) -> None:
 def examples(session: nox.Session) -> None:
     """Run every example as a reader would."""
     session.install("-e", ".[all]", "moto[server]>=5.1")
+    _run_examples(session)
+
+
+def _run_examples(session: nox.Session) -> None:
     for script in ("pull_and_get.py", "pipeline.py"):
         session.run("python", f"examples/{script}")
 
