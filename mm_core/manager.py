@@ -49,6 +49,11 @@ from mm_core.verification import VerifyReport, verify_entries
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
+    from mm_core.adopted import Adopted, AdoptOptions
+    from mm_core.collecting import Collected, GcPlan
+    from mm_core.copies import Copies, CopyOptions
+    from mm_core.copying import Copier
+
 logger = logging.getLogger(__name__)
 
 _Carry = Callable[[Plan], tuple[StoredFile, ...]]
@@ -213,6 +218,64 @@ class ModelManager:
             jobs=jobs,
         )
 
+    def copy(
+        self,
+        *references: str,
+        source: str,
+        to: str,
+        all_versions: bool = False,
+        model_id: str | None = None,
+        cancelled: threading.Event | None = None,
+        **wishes: Unpack[CopyOptions],
+    ) -> Copies:
+        """Copy versions from the backend `source` into the backend `to`, with all that is known.
+
+        With `all_versions`, `references` are model ids; `model_id` is another id for
+        the copy. What failed is told by `Copies.failed`, and keeps no other version
+        from being copied. The other `wishes` are told at `CopyWishes`.
+        """
+        copier = self._copier(source, to, wishes, cancelled)
+        return copier.copy(references, all_versions=all_versions, model_id=model_id)
+
+    def replicate(
+        self,
+        *,
+        source: str,
+        to: str,
+        prune: bool = False,
+        cancelled: threading.Event | None = None,
+        **wishes: Unpack[CopyOptions],
+    ) -> Copies:
+        """Copy all AVAILABLE versions of the backend `source` that `to` does not have.
+
+        With `prune`, versions that came from there and are gone there are removed
+        (their files stay). Told as by `copy`.
+        """
+        return self._copier(source, to, wishes, cancelled).replicate(prune=prune)
+
+    def adopt(
+        self,
+        address: str,
+        *,
+        to: str | None = None,
+        cancelled: threading.Event | None = None,
+        **wishes: Unpack[AdoptOptions],
+    ) -> Adopted:
+        """Make entries of models that stand at `address` already, without moving what need not.
+
+        What failed is told by `Adopted.failed`. The `wishes` are told at `AdoptWishes`.
+        """
+        from mm_core.adopted import AdoptWishes
+        from mm_core.adopting import Adopter
+
+        adopter = Adopter(
+            street=self._street,
+            place=self._places.open(to),
+            wishes=AdoptWishes(**wishes),
+            cancelled=cancelled,
+        )
+        return adopter.adopt(address)
+
     def get(
         self,
         reference: str,
@@ -332,6 +395,20 @@ class ModelManager:
         return self._notices.progress(model_id)
 
     # -- the stages' surroundings ----------------------------------------------------
+
+    def _copier(
+        self, source: str, to: str, wishes: CopyOptions, cancelled: threading.Event | None
+    ) -> Copier:
+        from mm_core.copies import CopyWishes
+        from mm_core.copying import Copier
+
+        return Copier(
+            street=self._street,
+            source=self._places.open(source),
+            target=self._places.open(to),
+            wishes=CopyWishes(**wishes),
+            cancelled=cancelled,
+        )
 
     @contextlib.contextmanager
     def _source(self, request: Request) -> Iterator[tuple[Source, Request]]:

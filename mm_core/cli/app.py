@@ -20,6 +20,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("mm_core.cli.demo:demo", "See it all work, with no network and no account."),
     "pull": ("mm_core.cli.transfer:pull", "Stream a model from its source into a backend."),
     "push": ("mm_core.cli.transfer:push", "Put a folder of your own into a backend."),
+    "copy": (
+        "mm_core.cli.copy:copy",
+        "Copy versions into another backend, with all that is known about them.",
+    ),
+    "adopt": ("mm_core.cli.adopt:adopt", "Make entries of models that are there already."),
     "get": ("mm_core.cli.transfer:get", "Bring a model to this machine and print its path."),
     "list": ("mm_core.cli.look:list_", "List the models of a backend."),
     "show": ("mm_core.cli.look:show", "Show all that is known about a model."),

@@ -13,7 +13,7 @@ VENDOR = {
 }  # fmt: skip
 HEAVY = VENDOR | {"rich", "structlog", "yaml", "requests", "httpx"}
 PLUGINS = [
-    "sources.huggingface", "sources.url", "sources.folder", "sources.fsspec",
+    "sources.huggingface", "sources.url", "sources.folder", "sources.fsspec", "sources.registry", "sources.hf_cache",
     "sinks.local", "sinks.s3", "sinks.gcs", "sinks.fsspec", "sinks.memory",
 ]  # fmt: skip
 
