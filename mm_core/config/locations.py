@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -30,22 +31,30 @@ def project_file(file: Path | None, environ: Mapping[str, str], cwd: Path) -> Pa
 
 def shared_files(environ: Mapping[str, str]) -> Iterator[Path]:
     """The files of the system and of the user, the weaker first; they need not exist."""
-    import platformdirs
-
     dirs = environ.get("XDG_CONFIG_DIRS", "")
     system = [Path(d) / APP for d in reversed(dirs.split(os.pathsep)) if d]
-    yield from (d / FILE for d in system or [platformdirs.site_config_path(APP, appauthor=False)])
+    yield from (d / FILE for d in system or [_folder("site_config_path", Path("/etc/xdg"))])
     home = environ.get("XDG_CONFIG_HOME")
-    user = Path(home) / APP if home else platformdirs.user_config_path(APP, appauthor=False)
+    user = Path(home) / APP if home else _folder("user_config_path", Path("~/.config"))
     yield user / FILE
 
 
 def data_folder(environ: Mapping[str, str]) -> Path:
     """The user's data folder: where models go without any configuration."""
-    import platformdirs
-
     home = environ.get("XDG_DATA_HOME")
-    return Path(home) / APP if home else platformdirs.user_data_path(APP, appauthor=False)
+    return Path(home) / APP if home else _folder("user_data_path", Path("~/.local/share"))
+
+
+def cache_folder(environ: Mapping[str, str]) -> Path:
+    """The user's cache folder: what is there may be deleted at any time."""
+    home = environ.get("XDG_CACHE_HOME")
+    return Path(home) / APP if home else _folder("user_cache_path", Path("~/.cache"))
+
+
+def state_folder(environ: Mapping[str, str]) -> Path:
+    """The user's folder for what a program has seen, and should not forget."""
+    home = environ.get("XDG_STATE_HOME")
+    return Path(home) / APP if home else _folder("user_state_path", Path("~/.local/state"))
 
 
 def local_file(project: Path) -> Path:
@@ -63,3 +72,13 @@ def files_to_read(project: Path | None, environ: Mapping[str, str]) -> list[Path
 def dotenv_file(project: Path | None, cwd: Path) -> Path:
     """The ``.env`` beside `project`, else in `cwd`; it need not exist."""
     return (project.parent if project else cwd) / ".env"
+
+
+def _folder(name: str, on_linux: Path) -> Path:
+    """What platformdirs calls `name`; where that is known it need not be imported."""
+    if sys.platform == "linux" and "ANDROID_ROOT" not in os.environ:
+        return on_linux.expanduser() / APP
+    import platformdirs
+
+    found: Path = getattr(platformdirs, name)(APP, appauthor=False)
+    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +41,8 @@ def is_dead(process: Mapping[str, Any] | None) -> bool:
 def _place() -> dict[str, str] | None:
     if not sys.platform.startswith("linux"):
         return None
+    import socket
+
     try:
         return {
             "host": socket.gethostname(),

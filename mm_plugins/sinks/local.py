@@ -28,7 +28,7 @@ from mm_core import (
     Upload,
     hookimpl,
 )
-from mm_plugins.sinks import _local_upload, _staging
+from mm_plugins.sinks import _staging
 from mm_plugins.sinks._disk_errors import translate, translated
 from mm_plugins.sinks._keys import check_key, check_prefix, check_size
 
@@ -171,6 +171,8 @@ class LocalSink(ResumableSink):
 
     def begin_upload(self, key: str, *, size: int, identity: str | None) -> Upload | None:
         """Open the part file beside the target. Its journal remembers `identity`."""
+        from mm_plugins.sinks import _local_upload
+
         target = self._path(key)
         if size <= _local_upload.PART_SIZE or not _local_upload.SUPPORTED:
             return None
@@ -186,6 +188,8 @@ class LocalSink(ResumableSink):
 
     def unfinished(self, prefix: str) -> Iterator[UnfinishedUpload]:
         """Walk the folders that can hold such keys, for part files and their journals."""
+        from mm_plugins.sinks import _local_upload
+
         for folder, folder_key, names in self._folders(prefix):
             for left in _local_upload.left_in(folder, filter(_staging.is_parts, names)):
                 if (folder_key + left.key).startswith(prefix):
@@ -193,6 +197,8 @@ class LocalSink(ResumableSink):
 
     def discard_unfinished(self, upload: UnfinishedUpload) -> bool:
         """Remove the part file and its journal, unless a living writer has them."""
+        from mm_plugins.sinks import _local_upload
+
         if not _staging.is_parts(upload.id):
             raise InvalidNameError(f"{upload.id!r} is no unfinished upload of {self._root}")
         folder, _ = self._folder_of(upload.key)
@@ -203,6 +209,8 @@ class LocalSink(ResumableSink):
 
     def free_bytes(self) -> int | None:
         """What an ordinary user may still write to the disk that holds the root."""
+        from mm_plugins.sinks import _local_upload
+
         with translated(self._root):
             return _local_upload.free_bytes(self._root)
 

@@ -579,8 +579,12 @@ class TestSchema:
         text = re.sub(r"^  # (\w+: \S+ +#)", r"  \1", starter(), flags=re.MULTILINE)
         given = world.load(text).defaults
         assert given.model_fields_set == set(Defaults.model_fields)
-        assert given == Defaults(backend="local", limit_rate="50MiB")
-        written = text.replace("  # old:", "  old:").replace("# retention", "retention")
+        assert given == Defaults(backend="local", limit_rate="50MiB", writer="ci/nightly")
+        written = (
+            text.replace("  # old:", "  old:")
+            .replace("# retention", "retention")
+            .replace("# registry", "registry")
+        )
         settings = world.load(re.sub(r"^#   ", "  ", written, flags=re.MULTILINE))
         assert settings.backends["old"].values["transfer"] == "fsspec"
         assert settings.retention["grace"] == 86_400
