@@ -120,6 +120,8 @@ def check_paths(paths: Iterable[str], *, case_blind: bool = False) -> None:
 
 def fold(name: str) -> str:
     """The form in which two names are compared: NFC and case-folded."""
+    if name.isascii():
+        return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 

@@ -18,7 +18,9 @@ def clean_environment(tmp_path_factory, monkeypatch) -> None:
         if name.startswith(VENDOR_PREFIXES):
             monkeypatch.delenv(name)
     home = tmp_path_factory.mktemp("home")
-    for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "HF_HOME"):
+    for name in (
+        "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "HF_HOME",
+    ):  # fmt: skip
         monkeypatch.setenv(name, str(home / name.lower()))
     monkeypatch.setenv("XDG_CONFIG_DIRS", str(home / "xdg_config_dirs"))
     monkeypatch.setenv("NO_COLOR", "1")

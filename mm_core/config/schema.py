@@ -55,6 +55,9 @@ sources:
 # retention:
 #   # `mm gc` leaves unfinished uploads that are younger.
 #   grace: 24h
+
+# registry:
+#   remember: true         # refuse a registry that went back, say to an older backup
 """
 
 

@@ -170,6 +170,21 @@ class Retention(Section):
     grace: Seconds | None = Field(default=None, ge=0, description="Seconds before an orphan goes")
 
 
+class RegistrySection(Section):
+    """How the registries of all backends are kept honest."""
+
+    remember: bool = Field(
+        default=True, description="Refuse a registry that went back behind what was seen of it"
+    )
+    signing_key: str | None = Field(
+        default=None, description="A file with the ed25519 key that signs what is committed"
+    )
+    trusted_keys: Names = Field(
+        default_factory=list,
+        description="Public keys, in files or as base64; what none of them signed is refused",
+    )
+
+
 ModelId = Annotated[str, AfterValidator(check_model_id)]
 EntryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -192,3 +207,4 @@ class Document(Section):
     policies: dict[str, PolicySection] = Field(default_factory=dict)
     models: dict[ModelId, WantedModel] = Field(default_factory=dict)
     retention: Retention = Field(default_factory=Retention)
+    registry: RegistrySection = Field(default_factory=RegistrySection)

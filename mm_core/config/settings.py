@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -55,6 +56,7 @@ class Settings:
     policies: Mapping[str, Any] = field(default_factory=dict)
     models: Mapping[str, Any] = field(default_factory=dict)
     retention: Mapping[str, Any] = field(default_factory=dict)
+    registry: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     origins: Mapping[KeyPath, Origin] = field(default_factory=dict, repr=False)
     interpolated: frozenset[KeyPath] = frozenset()
@@ -108,6 +110,7 @@ class Settings:
             "policies": dict(self.policies),
             "models": dict(self.models),
             "retention": dict(self.retention),
+            "registry": dict(self.registry),
         }
 
 
@@ -188,6 +191,7 @@ def _checked(layer: Layer, files: tuple[Path, ...]) -> Settings:
             n: m.model_dump(exclude_unset=True, mode="json") for n, m in document.models.items()
         },
         retention=document.retention.model_dump(exclude_unset=True),
+        registry=_registry(layer, document.registry.model_dump(exclude_unset=True)),
         files=files,
         origins=layer.origins,
     )
@@ -202,6 +206,33 @@ def _values(layer: Layer, section: str, name: str) -> dict[str, Any]:
     if isinstance(root, str) and origin is not None and origin.folder and _is_relative(root, local):
         values["root"] = os.path.normpath(origin.folder / root)
     return values
+
+
+def _registry(layer: Layer, values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of registries; relative paths of keys are relative to their file."""
+
+    def absolute(text: str, *path: str | int) -> str:
+        origin = layer.origins.get(path) or layer.origins.get(path[:2])
+        if origin is None or not origin.folder or text.startswith("~") or not is_key_file(text):
+            return text
+        return os.path.normpath(origin.folder / text)
+
+    if values.get("signing_key"):
+        values["signing_key"] = absolute(values["signing_key"], "registry", "signing_key")
+    if "trusted_keys" in values:
+        values["trusted_keys"] = [
+            absolute(text, "registry", "trusted_keys", index)
+            for index, text in enumerate(values["trusted_keys"])
+        ]
+    return values
+
+
+def is_key_file(text: str) -> bool:
+    """Whether one of ``registry.trusted_keys`` names a file, and is not the key itself."""
+    return not _KEY.fullmatch(text)
+
+
+_KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 
 
 def _is_relative(root: str, local: bool) -> bool:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mm_core.exceptions import IntegrityError
 from mm_core.registry.deadline import Deadline
-from mm_core.registry.layout import LOG_PREFIX, log_key
-from mm_core.registry.state import State
+from mm_core.registry.layout import log_key
+from mm_core.registry.parallel import at_once
 from mm_core.schemas import sha256_hex
 from mm_core.sink import Sink, read_if_exists
 
@@ -59,49 +58,67 @@ def read_commits(sink: Sink, seq: int, head: str, patience: Patience) -> Iterato
     `IntegrityError` for one that does not follow. Where nothing is new that
     costs one read; where there is much, many are read at once.
     """
-    for data in _read_on(sink, seq, patience):
+    return (record for record, _ in read_with_bytes(sink, seq, head, patience))
+
+
+def read_with_bytes(
+    sink: Sink, seq: int, head: str, patience: Patience
+) -> Iterator[tuple[CommitRecord, bytes]]:
+    """As `read_commits`, with the bytes of each commit."""
+    return parse_commits(sink, _read_on(sink, seq, patience), seq, head)
+
+
+def parse_commits(
+    sink: Sink, commits: Iterable[bytes], seq: int, head: str
+) -> Iterator[tuple[CommitRecord, bytes]]:
+    """The `commits` after number `seq`, each checked against the one before: `IntegrityError`."""
+    for data in commits:
         seq += 1
         record = _parse(sink, data, seq, head)
         head = record.sha256
-        yield record
+        yield record, data
 
 
-def refuse_gap(sink: Sink, state: State, patience: Patience) -> None:
-    """Raise `IntegrityError` if the commit after `state` is absent and one soon after it is not."""
-    absent = log_key(state.seq + 1)
-    near = absent[: -len("00.json")]
-    listed = patience().persist(lambda: [found.key for found in sink.list(near)])
-    beyond = [key for key in listed if key > absent]
-    if beyond and patience().persist(lambda: sink.stat(absent)) is None:
-        raise IntegrityError(
-            f"commit {state.seq + 1} is missing from the registry's log at {sink.root}, "
-            f"though later ones such as {beyond[0].removeprefix(LOG_PREFIX)} are there",
-            hint=_RESTORE,
-        )
+def read_commit(sink: Sink, seq: int, patience: Patience) -> bytes | None:
+    """The bytes of commit number `seq`; None if there is none."""
+    return patience().persist(lambda: read_if_exists(sink, log_key(seq)))
 
 
-_RESTORE = "restore it from a backup; nothing is written until then"
+def missing(sink: Sink, seq: int, there: str) -> IntegrityError:
+    """What to raise where commit `seq` is absent although it must have been made."""
+    return IntegrityError(
+        f"commit {seq} is missing from the registry's log at {sink.root}, though {there}",
+        hint=RESTORE,
+    )
+
+
+def changed(sink: Sink, seq: int, why: str) -> IntegrityError:
+    """What to raise where commit `seq` is not what it must have been."""
+    return IntegrityError(
+        f"commit {seq} of the registry's log at {sink.root} was changed or damaged: {why}",
+        hint=RESTORE,
+    )
+
+
+RESTORE = "restore it from a backup; nothing is written until then"
 
 
 def _read_on(sink: Sink, seq: int, patience: Patience) -> Iterator[bytes]:
-    def read(number: int) -> bytes | None:
-        return patience().persist(lambda: read_if_exists(sink, log_key(number)))
-
     for _ in range(_ONE_BY_ONE):
-        data = read(seq + 1)
+        data = read_commit(sink, seq + 1, patience)
         if data is None:
             return
         yield data
         seq += 1
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="mm-log") as pool:
-        window = _READERS
-        while True:
-            for found in pool.map(read, range(seq + 1, seq + 1 + window)):
-                if found is None:
-                    return
-                yield found
-            seq += window
-            window = min(window * 2, _WINDOW)
+    window = _READERS
+    while True:
+        numbers = range(seq + 1, seq + 1 + window)
+        for found in at_once(lambda number: read_commit(sink, number, patience), numbers):
+            if found is None:
+                return
+            yield found
+        seq += window
+        window = min(window * 2, _WINDOW)
 
 
 def _parse(sink: Sink, data: bytes, seq: int, prev: str) -> CommitRecord:
@@ -118,16 +135,9 @@ def _parse(sink: Sink, data: bytes, seq: int, prev: str) -> CommitRecord:
             extra=raw,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(sink, seq, "it cannot be read") from error
+        raise changed(sink, seq, "it cannot be read") from error
     if number != seq:
-        raise _damaged(sink, seq, "it is not the commit of that number")
+        raise changed(sink, seq, "it is not the commit of that number")
     if named != prev:
-        raise _damaged(sink, seq, "it does not follow the commit before it")
+        raise changed(sink, seq, "it does not follow the commit before it")
     return record
-
-
-def _damaged(sink: Sink, seq: int, why: str) -> IntegrityError:
-    return IntegrityError(
-        f"commit {seq} of the registry's log at {sink.root} was changed or damaged: {why}",
-        hint=_RESTORE,
-    )

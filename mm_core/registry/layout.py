@@ -25,6 +25,7 @@ FORMAT_KEY = ".mm/format.json"
 HINT_KEY = ".mm/hint.json"
 LOG_PREFIX = ".mm/log/"
 CHECKPOINT_PREFIX = ".mm/snap/"
+PACK_PREFIX = ".mm/tail/"
 PROBE_PREFIX = ".mm/probe/"
 CLAIM_PREFIX = ".mm/claims/"
 CONTENT_PREFIX = ".mm/by-sha256/"
@@ -112,7 +113,11 @@ def read_format(sink: Sink, deadline: Deadline) -> dict[str, Any] | None:
 
     `StorageError` if it is of a newer version, `IntegrityError` if it is not ours.
     """
-    data = deadline.persist(lambda: read_if_exists(sink, FORMAT_KEY))
+    return parse_format(sink, deadline.persist(lambda: read_if_exists(sink, FORMAT_KEY)))
+
+
+def parse_format(sink: Sink, data: bytes | None) -> dict[str, Any] | None:
+    """As `read_format`, of bytes that were read already; None of None."""
     if data is None:
         return None
     try:

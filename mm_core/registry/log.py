@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from itertools import chain, count
+from itertools import count
 from typing import Any
 
 from mm_core.exceptions import (
@@ -19,11 +19,14 @@ from mm_core.exceptions import (
     TransientError,
     UsageError,
 )
-from mm_core.registry.chain import CommitRecord, Patience, read_commits, refuse_gap
-from mm_core.registry.checkpoint import is_due, read_checkpoint, write_checkpoint
+from mm_core.registry.chain import CommitRecord, Patience, read_commits, read_with_bytes
 from mm_core.registry.deadline import Deadline
 from mm_core.registry.layout import create_once, ensure_format, log_key, read_format
-from mm_core.registry.operations import apply_all, replay, transition
+from mm_core.registry.memory import Memory, Seen
+from mm_core.registry.opening import open_registry
+from mm_core.registry.operations import replay, transition
+from mm_core.registry.pack import Recent
+from mm_core.registry.saving import is_due, save
 from mm_core.registry.state import GENESIS, Operation, State, ids_of
 from mm_core.schemas import canonical_json, rfc3339, sha256_hex
 from mm_core.sink import Sink
@@ -62,15 +65,20 @@ class Log:
     """The commit log of one store. Many threads may use one instance.
 
     Writers of one instance queue behind one committer; those who wait share
-    the next commit.
+    the next commit. With a `memory`, a log that went back is refused.
     """
 
-    def __init__(self, sink: Sink, *, timeout: float, writer: str) -> None:
+    def __init__(
+        self, sink: Sink, *, timeout: float, writer: str, memory: Memory | None = None
+    ) -> None:
         self.sink = sink
+        self._memory = memory
         self._timeout = timeout
         self._writer = writer
         self._state: State | None = None
         self._format: dict[str, Any] | None = None
+        self._recent = Recent()
+        self._unsound = False
         self._guard = threading.Lock()
         self._committing = threading.Lock()
         self._queue: list[_Ask] = []
@@ -96,6 +104,16 @@ class Log:
         with self._guard:
             self._state = self._format = None
         return self.refresh()
+
+    def accept(self) -> State:
+        """The state as the store has it, remembered as the newest even if it went back."""
+        state = self._open(self._patience, lambda _: None)
+        if self._memory is not None and self._format is not None:
+            seen = Seen(state.seq, state.head)
+            self._memory.accept(str(self._format["id"]), self.sink.root, seen)
+        with self._guard:
+            self._state = state
+        return state
 
     def records(self) -> Iterator[CommitRecord]:
         """All commits from the first, the chain checked: `IntegrityError` where it is broken."""
@@ -149,6 +167,8 @@ class Log:
 
     def _commit(self, batch: list[_Ask]) -> None:
         deadline = Deadline(self._timeout)
+        if self._state is None:
+            self._advance(lambda: deadline)
         if self._format is None:
             self._format = ensure_format(self.sink, deadline)
         for losses in count(1):
@@ -166,9 +186,11 @@ class Log:
         for ask in attempt.accepted:
             ask.state = attempt.after
         if attempt.accepted:
+            self._recent.note(attempt.after.seq, attempt.data)
             self._keep(attempt.after)
-            if is_due(attempt.after):
-                write_checkpoint(self.sink, attempt.after)
+            if self._unsound or is_due(attempt.after.seq, len(attempt.data)):
+                save(self.sink, attempt.after, self._recent, whole=self._unsound)
+                self._unsound = False
 
     def _attempt(self, state: State, batch: list[_Ask]) -> _Attempt:
         accepted: list[_Ask] = []
@@ -181,7 +203,7 @@ class Log:
                 continue
             try:
                 canonical_json([*ask.operations])
-                tentative = transition(tentative, ask.operations)
+                tentative = transition(tentative, ask.operations, first=len(operations))
             except MMError as error:
                 refused.append((ask, error))
             except (ValueError, TypeError) as error:
@@ -199,7 +221,7 @@ class Log:
             "operations": operations,
         }
         data = canonical_json(commit)
-        after = apply_all(state, operations, state.seq + 1, sha256_hex(data))
+        after = replace(tentative, seq=state.seq + 1, head=sha256_hex(data))
         return _Attempt(data, after, accepted, refused)
 
     def _create(self, attempt: _Attempt, deadline: Deadline) -> bool:
@@ -213,24 +235,36 @@ class Log:
     def _advance(self, patience: Patience) -> State:
         state = self._state
         if state is None:
-            self._format = read_format(self.sink, patience())
-            state = self._follow(read_checkpoint(self.sink, patience), patience)
-            refuse_gap(self.sink, state, patience)
+            return self._keep(self._open(patience, self._recall))
         return self._keep(self._follow(state, patience))
 
+    def _open(self, patience: Patience, recall: Callable[[str], Seen | None]) -> State:
+        opened = open_registry(self.sink, self._recent, patience, recall)
+        self._format, self._unsound = opened.format, not opened.sound
+        return opened.state
+
     def _follow(self, state: State, patience: Patience) -> State:
-        records = read_commits(self.sink, state.seq, state.head, patience)
-        first = next(records, None)
-        return state if first is None else replay(state, chain([first], records))
+        records = []
+        for record, data in read_with_bytes(self.sink, state.seq, state.head, patience):
+            self._recent.note(record.seq, data)
+            records.append(record)
+        return replay(state, records) if records else state
 
     def _patience(self) -> Deadline:
         return Deadline(self._timeout)
 
     def _keep(self, state: State) -> State:
         with self._guard:
-            if self._state is None or state.seq > self._state.seq:
-                self._state = state
-            return self._state
+            if self._state is not None and state.seq <= self._state.seq:
+                return self._state
+            self._state = state
+        if self._memory is not None and self._format is not None and state.seq:
+            seen = Seen(state.seq, state.head)
+            self._memory.note(str(self._format["id"]), self.sink.root, seen)
+        return state
+
+    def _recall(self, registry_id: str) -> Seen | None:
+        return self._memory.recall(registry_id, self.sink.root) if self._memory else None
 
 
 def _unknown(asks: Sequence[_Ask], why: str) -> CommitUnknownError:

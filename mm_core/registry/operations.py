@@ -27,13 +27,14 @@ def operation(op: str, model_id: str, *, id: str | None = None, **fields: Any) -
     return {"op": op, "id": id or uuid.uuid4().hex, "model_id": model_id, **given}
 
 
-def transition(state: State, operations: Sequence[Operation]) -> State:
+def transition(state: State, operations: Sequence[Operation], *, first: int = 0) -> State:
     """The state with checked `operations` done, still under the old number.
 
-    Raises `ConflictError` or `NotFoundError` if one is not allowed; then none is done.
+    They are those of the next commit, from place `first` in it on. Raises
+    `ConflictError` or `NotFoundError` if one is not allowed; then none is done.
     """
     draft = Draft(state)
-    for index, item in enumerate(operations):
+    for index, item in enumerate(operations, first):
         _rule(item).check(draft.view(), item)
         _apply(draft, item, state.seq + 1, index)
     return draft.finish(state.seq, state.head)
@@ -130,7 +131,7 @@ def _check_abandon(state: State, item: Operation) -> None:
 def _apply_abandon(draft: Draft, item: Operation) -> None:
     row = _old(draft, item)
     if row.get("claim") == item["claim"]:
-        row.update(_fields(item), status=_S.FAILED.value)
+        row.update(_fields(item), status=_S.FAILED.value, ended=draft.position)
         draft.put_row(item["model_id"], item["version"], row)
 
 
@@ -158,7 +159,7 @@ def _check_status(state: State, item: Operation) -> None:
 
 
 def _apply_status(draft: Draft, item: Operation) -> None:
-    row = {**_old(draft, item), **_fields(item)}
+    row = {**_old(draft, item), **_fields(item), "ended": draft.position}
     row.pop("claim", None)
     draft.put_row(item["model_id"], item["version"], row)
     if row["status"] == _S.DELETED.value:
@@ -173,10 +174,25 @@ def _check_remove(state: State, item: Operation) -> None:
     if status_of(row) in (_S.DELETED, _S.SWEEPING):
         raise NotFoundError(f"{_name(item)} is removed already")
     _refuse_unless(open_claim(row) is None, item, row)
+    if "expect" in item:
+        _refuse_other_aliases(state, item)
+
+
+def _refuse_other_aliases(state: State, item: Operation) -> None:
+    record = state.record(item["model_id"])
+    names = record.aliases_of(item["version"]) if record else ()
+    if not set(names) <= set(item["expect"]):
+        raise ConflictError(f"{_name(item)} has other aliases than expected: {', '.join(names)}")
 
 
 def _apply_remove(draft: Draft, item: Operation) -> None:
-    row = {**_old(draft, item), **_fields(item), "status": _S.DELETED.value}
+    row = {
+        **_old(draft, item),
+        **_fields(item),
+        "status": _S.DELETED.value,
+        "ended": draft.position,
+    }
+    row.pop("expect", None)
     draft.put_row(item["model_id"], item["version"], row)
     draft.drop_aliases(item["model_id"], item["version"])
 
@@ -184,23 +200,40 @@ def _apply_remove(draft: Draft, item: Operation) -> None:
 def _check_sweep(state: State, item: Operation) -> None:
     row = state.row(item["model_id"], item["version"])
     _refuse_unless(row is None or status_of(row) in (_S.DELETED, _S.FAILED, _S.SWEEPING), item, row)
+    _refuse_rival(item, row)
+    if "expect" in item and [*item["expect"]] != [*(row or {}).get("ended", ())]:
+        raise ConflictError(f"{_name(item)} is not what it was")
     if row is None:
         check_folder(state, item["model_id"], item["version"])
 
 
+def _refuse_rival(item: Operation, row: Row | None) -> None:
+    """Only its own collector, or one that says whose place it takes, goes on with a sweep."""
+    sweeper = row.get("sweeper") if row and status_of(row) is _S.SWEEPING else None
+    if sweeper is not None and sweeper not in (item.get("sweeper"), item.get("over")):
+        raise ConflictError(f"{_name(item)} is being swept by another")
+
+
 def _apply_sweep(draft: Draft, item: Operation) -> None:
+    old = _old(draft, item)
+    for gone in ("sweeper", "owner", "free"):
+        old.pop(gone, None)
     row = {
         "added": draft.position,
-        **_old(draft, item),
+        **old,
         **_fields(item),
         "status": _S.SWEEPING.value,
+        "ended": draft.position,
     }
+    for gone in ("expect", "over"):
+        row.pop(gone, None)
     draft.put_row(item["model_id"], item["version"], row)
 
 
 def _check_swept(state: State, item: Operation) -> None:
     row = _existing(state, item)
     _refuse_unless(status_of(row) is _S.SWEEPING, item, row)
+    _refuse_rival(item, row)
 
 
 def _apply_swept(draft: Draft, item: Operation) -> None:
@@ -292,11 +325,10 @@ def check_folder(state: State, model_id: str, version: str) -> None:
         row = record.versions.get(parts[depth - 1]) if record else None
         if record and row and _has_folder(row):
             raise _nested(model_id, version, f"{record.model_id}@{row['version']}")
-    for key, record in state.models.items():
-        if key == folder or key.startswith(f"{folder}/"):
-            for row in record.versions.values():
-                if _has_folder(row):
-                    raise _nested(model_id, version, f"{record.model_id}@{row['version']}")
+    for record in state.below(folder):
+        for row in record.versions.values():
+            if _has_folder(row):
+                raise _nested(model_id, version, f"{record.model_id}@{row['version']}")
 
 
 def _has_folder(row: Row) -> bool:

@@ -6,10 +6,11 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from types import EllipsisType
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from mm_core.exceptions import (
     CommitUnknownError,
@@ -29,6 +30,7 @@ from mm_core.registry.entries import entry_of, folder_of, read_manifest, registe
 from mm_core.registry.history import Rollback
 from mm_core.registry.layout import create_once, manifest_key
 from mm_core.registry.log import Log
+from mm_core.registry.memory import Memory
 from mm_core.registry.operations import operation
 from mm_core.registry.references import find_any, find_available
 from mm_core.registry.state import Operation, State, open_claim
@@ -44,6 +46,10 @@ from mm_core.schemas import (
     sha256_hex,
 )
 from mm_core.sink import Sink
+
+if TYPE_CHECKING:
+    from mm_core.registry.queries import Query
+    from mm_core.registry.reading import Reading, Readings
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +80,11 @@ class ModelRegistry:
 
     `claim_timeout` is the age in seconds at which a heartbeat counts as dead.
     `writer` is noted in each commit, for people; else ``user@host/pid``.
+    `memory` is a folder that remembers the highest commit seen of each registry:
+    one that went back behind it is refused (`IntegrityError`) until `accept`.
+    `cache` is a folder for a copy of the state on this disk, which spares `query`,
+    `resolve`, `aliases` and `reading` from loading it; nothing that is written is
+    decided by it. Without it they load the state.
     """
 
     # The newest commit that this process made, by root: tells caches that they are old.
@@ -88,14 +99,22 @@ class ModelRegistry:
         claim_timeout: float = 60.0,
         commit_timeout: float = 60.0,
         writer: str | None = None,
+        cache: Path | None = None,
+        memory: Path | None = None,
     ) -> None:
         self._view = None if registry_file is None else JsonView(Path(registry_file))
         self._sink = sink_beside(registry_file) if sink is None else sink
         self._claim_timeout = claim_timeout
         self._commit_timeout = commit_timeout
         writer = cleaned(writer) if writer else default_writer()
-        self._log = Log(self._sink, timeout=commit_timeout, writer=writer)
+        self._log = Log(
+            self._sink,
+            timeout=commit_timeout,
+            writer=writer,
+            memory=None if memory is None else Memory(memory),
+        )
         self._cache = _Cache(-1, {})
+        self._cache_folder = cache
         self._view_lock = threading.Lock()
 
     @property
@@ -119,6 +138,10 @@ class ModelRegistry:
         state = self._log.reload()
         if self._view is not None:
             self._view.write(self._entries(state))
+
+    def accept(self) -> int:
+        """Take the registry as it is now, also if it went back; the number of its last commit."""
+        return self._log.accept().seq
 
     def refresh(self) -> None:
         """See what others have committed since."""
@@ -172,17 +195,36 @@ class ModelRegistry:
             and (model_type is None or row.get("model_type") == model_type)
         ]
 
+    def query(self, query: Query) -> list[ModelEntry]:
+        """The versions that `query` wants, in its order; see docs/queries.md."""
+        return self._readings.now.query(query)
+
+    def reading(
+        self, *, as_of: int | str | datetime | None = None, offline: bool = False
+    ) -> Reading:
+        """The same questions put to a former state, or to the cache without asking the store.
+
+        `as_of` is the number of a commit or a time. `UsageError` for one that
+        means nothing, `NotFoundError` for one that is not there, `OfflineError`
+        where there is no cache.
+        """
+        return self._readings.at(as_of, offline=offline)
+
     def resolve(self, reference: str) -> ModelEntry:
         """The AVAILABLE version that ``ID``, ``ID@VERSION``, ``ID@ALIAS`` or ``ID:ALIAS`` names.
 
         A bare id means its alias ``latest``, or else the version added last.
         `NotFoundError` if there is none.
         """
+        if self._cache_folder is not None:
+            return self._readings.now.resolve(reference)
         record, row = find_available(self._log.refresh(), reference)
         return entry_of(self._sink, record, row)
 
     def aliases(self, model_id: str | None = None) -> dict[str, dict[str, str]]:
         """The aliases of one model or of all: model id -> alias -> version."""
+        if self._cache_folder is not None:
+            return self._readings.now.aliases(model_id)
         return {
             record.model_id: dict(sorted(record.aliases.values()))
             for _, record in sorted(self._log.refresh().models.items())
@@ -252,6 +294,21 @@ class ModelRegistry:
             for record, row in self._log.refresh().rows()
             if open_claim(row) and not is_silent(self._sink, row, seconds=least, now=now)
         ]
+
+    def holds(self, claim: Claim) -> bool:
+        """Whether `claim` is still open, by the newest commit."""
+        return open_claim(self._log.refresh().row(claim.model_id, claim.version)) == claim.id
+
+    def state(self) -> State:
+        """All that stands after the newest commit, as the log has it."""
+        return self._log.refresh()
+
+    def commit(self, operations: Sequence[Operation]) -> State:
+        """Commit `operations`, all or none, as `docs/storage-format.md` tells; the state after.
+
+        `ConflictError` or `NotFoundError` if one is not allowed.
+        """
+        return self._commit(operations)
 
     # -- entries whose files the caller looks after ----------------------------------
 
@@ -420,21 +477,6 @@ class ModelRegistry:
         state = self._commit([operation("alias", model_id, **fields)])
         return self._entry(state, model_id, fields["version"])
 
-    def remove_alias(self, model_id: str, alias: str) -> None:
-        """Forget an alias. `NotFoundError` if there is none."""
-        self._commit([operation("unalias", check_model_id(model_id), alias=check_alias(alias))])
-
-    # -- within ----------------------------------------------------------------------
-
-    def _commit(self, operations: Sequence[Operation]) -> State:
-        if self._view is not None:
-            self._view.check()
-        state = self._log.commit(operations)
-        with self._written_lock:
-            root = self._sink.root
-            self._written[root] = max(state.seq, self._written.get(root, 0))
-        self._show(state)
-        return state
     def rollback(self, model_id: str, alias: str, *, steps: int = 1) -> Rollback:
         """Let `alias` name the version that it named `steps` versions ago, and say which.
 
@@ -454,6 +496,29 @@ class ModelRegistry:
             raise
         return plan
 
+    def remove_alias(self, model_id: str, alias: str) -> None:
+        """Forget an alias. `NotFoundError` if there is none."""
+        self._commit([operation("unalias", check_model_id(model_id), alias=check_alias(alias))])
+
+    # -- within ----------------------------------------------------------------------
+
+    @cached_property
+    def _readings(self) -> Readings:
+        from mm_core.registry.reading import Readings
+
+        return Readings(self._log, self._cache_folder, self._deadline, self.manifest)
+
+    def _commit(self, operations: Sequence[Operation]) -> State:
+        if self._view is not None:
+            self._view.check()
+        state = self._log.commit(operations)
+        with self._written_lock:
+            root = self._sink.root
+            self._written[root] = max(state.seq, self._written.get(root, 0))
+        if self._cache_folder is not None:
+            self._readings.cached.committed(state)
+        self._show(state)
+        return state
 
     def _show(self, state: State) -> None:
         if self._view is None:

@@ -1,8 +1,6 @@
 """The registry's state: what the log says, as frozen plain data.
 
-A row (one version) and a record (one model) are plain dicts that are replaced
-and never changed, so that a state of 100,000 versions is loaded, copied and
-saved quickly, and fields that are new to this release are kept.
+Rows are plain dicts, so that fields that are new to this release are kept.
 """
 
 from __future__ import annotations
@@ -13,7 +11,22 @@ from typing import Any
 
 from mm_core.exceptions import IntegrityError
 from mm_core.names import fold
+from mm_core.registry.records import Record, Records, Row, is_available
 from mm_core.schemas import ModelStatus
+
+__all__ = [
+    "GENESIS",
+    "KEPT_OPERATIONS",
+    "Draft",
+    "Operation",
+    "Record",
+    "Row",
+    "State",
+    "ids_of",
+    "is_available",
+    "open_claim",
+    "status_of",
+]
 
 GENESIS = "0" * 64
 """What the first commit names as its predecessor."""
@@ -21,32 +34,7 @@ GENESIS = "0" * 64
 KEPT_OPERATIONS = 512
 """So many operation ids are remembered, to know a redo when it comes."""
 
-Row = Mapping[str, Any]
 Operation = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One model: its versions by folded version, its aliases by folded alias."""
-
-    model_id: str
-    versions: dict[str, Row]
-    aliases: dict[str, tuple[str, str]]
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    def row(self, version: str) -> Row | None:
-        """The row of exactly this version."""
-        row = self.versions.get(fold(version))
-        return row if row is not None and row["version"] == version else None
-
-    def aliases_of(self, version: str) -> tuple[str, ...]:
-        """The aliases that name `version`, sorted."""
-        return tuple(sorted(a for a, v in self.aliases.values() if v == version))
-
-    def newest(self, *, available: bool) -> Row | None:
-        """The row added last, of those that are AVAILABLE or of all."""
-        rows = (r for r in self.versions.values() if not available or is_available(r))
-        return max(rows, key=lambda row: row["added"], default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,32 +68,31 @@ class State:
             for row in sorted(record.versions.values(), key=lambda row: row["added"]):
                 yield record, row
 
+    def below(self, folder: str) -> Iterator[Record]:
+        """The models whose folded id is `folder`, or goes on with a slash after it."""
+        return Records.of(self.models).below(folder)
+
     def has_done(self, operations: Sequence[Operation]) -> bool:
         """Whether all these operations are in the log already (as far as it is remembered)."""
         return all(operation["id"] in self.operations for operation in operations)
 
+    def head_json(self) -> dict[str, Any]:
+        """All of the state but its models, as a checkpoint keeps it."""
+        operations = list(self.operations)
+        return {**self.extra, "seq": self.seq, "head": self.head, "operations": operations}
+
     def to_json(self) -> dict[str, Any]:
         """The state as a checkpoint keeps it."""
-        return {
-            **self.extra,
-            "seq": self.seq,
-            "head": self.head,
-            "models": {
-                record.model_id: {
-                    **record.extra,
-                    "versions": list(record.versions.values()),
-                    "aliases": dict(record.aliases.values()),
-                }
-                for record in self.models.values()
-            },
-            "operations": list(self.operations),
-        }
+        models = {record.model_id: record.to_json() for record in self.models.values()}
+        return {**self.head_json(), "models": models}
 
     @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> State:
-        """The state that `to_json` gave; `IntegrityError` if it is none."""
+    def from_json(cls, raw: Mapping[str, Any], models: Mapping[str, Record] | None = None) -> State:
+        """The state that `to_json` gave, or `head_json` and `models`; else `IntegrityError`."""
         try:
-            models = {fold(id_): _record(id_, dict(value)) for id_, value in raw["models"].items()}
+            if models is None:
+                found = raw["models"].items()
+                models = {fold(id_): Record.from_json(id_, value) for id_, value in found}
             return cls(
                 seq=int(raw["seq"]),
                 head=str(raw["head"]),
@@ -120,18 +107,8 @@ class State:
 _KNOWN = frozenset({"seq", "head", "models", "operations"})
 
 
-def _record(model_id: str, value: dict[str, Any]) -> Record:
-    rows, aliases = value.pop("versions"), value.pop("aliases")
-    return Record(
-        model_id,
-        {fold(row["version"]): row for row in rows},
-        {fold(alias): (alias, version) for alias, version in aliases.items()},
-        value,
-    )
-
-
 class Draft:
-    """A state being changed: each dict is copied at its first change, and only once.
+    """A state being changed: each record is copied at its first change, and only once.
 
     `position` is that of the operation now being done: its commit, and its place in it.
     """
@@ -139,7 +116,7 @@ class Draft:
     def __init__(self, state: State) -> None:
         self.position = [state.seq, 0]
         self._base = state
-        self._models = dict(state.models)
+        self._models = Records.of(state.models).copy()
         self._operations = dict(state.operations)
         self._changed: set[str] = set()
 
@@ -158,7 +135,8 @@ class Draft:
         record.versions.pop(fold(version), None)
         self.drop_aliases(model_id, version)
         if not record.versions:
-            del self._models[fold(model_id)]
+            self._models.drop(fold(model_id))
+            self._changed.discard(fold(model_id))
 
     def put_alias(self, model_id: str, alias: str, version: str) -> None:
         """Let an alias name a version."""
@@ -182,26 +160,21 @@ class Draft:
         surplus = len(self._operations) - KEPT_OPERATIONS
         for old in list(self._operations)[: max(surplus, 0)]:
             del self._operations[old]
-        return State(seq, head, self._models, self._operations, self._base.extra)
+        return State(seq, head, self._models.settled(), self._operations, self._base.extra)
 
     def _own(self, model_id: str) -> Record:
         key = fold(model_id)
         if key not in self._changed:
             old = self._models.get(key) or Record(model_id, {}, {})
             new = Record(old.model_id, dict(old.versions), dict(old.aliases), old.extra)
-            self._models[key] = new
+            self._models.put(key, new)
             self._changed.add(key)
-        return self._models.setdefault(key, Record(model_id, {}, {}))
+        return self._models[key]
 
 
 def status_of(row: Row) -> ModelStatus:
     """The status in a row."""
     return ModelStatus(row["status"])
-
-
-def is_available(row: Row) -> bool:
-    """Whether a row's version is offered for use."""
-    return bool(row["status"] == ModelStatus.AVAILABLE.value)
 
 
 def open_claim(row: Row | None) -> str | None:

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from mm_core.exceptions import ConflictError, IntegrityError, MMError, NotFoundError
 from mm_core.registry import Claim, ModelRegistry
-from mm_core.registry.checkpoint import is_due
 from mm_core.registry.operations import RULES, apply_all, operation, transition
-from mm_core.registry.state import KEPT_OPERATIONS, Record, State
+from mm_core.registry.state import KEPT_OPERATIONS, State
 from mm_core.schemas import ModelStatus
 from mm_core.testing.registry import claimed, fill, registered
 from mm_plugins.sinks.memory import MemorySink
@@ -177,18 +176,6 @@ def test_remembered_operations_are_bounded():
     assert len(state.operations) == KEPT_OPERATIONS
     assert state.has_done([{"id": str(seq)}])
     assert not state.has_done([{"id": "0"}])
-
-
-def test_checkpoints_become_seldom_as_the_state_grows():
-    """Every 32 commits for a small state, every 256 for 100,000 versions."""
-
-    def due(versions):
-        rows = dict.fromkeys(map(str, range(versions)), {})
-        models = {"m": Record("m", rows, {})}
-        return [seq for seq in range(1025) if is_due(State(seq=seq, models=models))]
-
-    assert due(10) == list(range(32, 1025, 32))
-    assert due(100_000) == list(range(256, 1025, 256))
 
 
 NAMES = st.sampled_from(["a", "A", "a/b", "a/b/c", "b"])

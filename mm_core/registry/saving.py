@@ -1,0 +1,111 @@
+"""Save what the next new reader begins with: a pack often, a checkpoint seldom, then the hint.
+
+Nothing here is needed: what fails is logged, and the log has it all.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from mm_core.exceptions import MMError
+from mm_core.registry.checkpoint import checkpoint_key, encode
+from mm_core.registry.hint import CHECKPOINT, PACK, Hint, Part, parse_hint, write_hint
+from mm_core.registry.layout import CHECKPOINT_PREFIX, HINT_KEY, PACK_PREFIX
+from mm_core.registry.pack import MOST_BYTES, Recent, append, pack_key
+from mm_core.registry.state import State
+from mm_core.schemas import sha256_hex
+from mm_core.sink import Sink, read_if_exists
+
+logger = logging.getLogger(__name__)
+
+INTERVAL = 32
+_LARGE_COMMIT = 64 << 10
+_LEAST_BYTES = 128 << 10
+_KEPT_CHECKPOINTS = 3
+_KEPT_PACKS = 2
+
+
+def is_due(seq: int, size: int) -> bool:
+    """Whether the writer of commit `seq`, of `size` bytes, should save for new readers."""
+    return seq % INTERVAL == 0 or size > _LARGE_COMMIT
+
+
+def save(sink: Sink, state: State, recent: Recent, *, whole: bool = False) -> None:
+    """Write a pack of the commits since the last checkpoint, or a checkpoint, and the hint.
+
+    A checkpoint where `whole` says so, where the hint names none that goes with
+    this log, or where the pack would have more bytes than the last checkpoint
+    (at least 128 KiB, at most 4 MiB): so the cost of checkpoints stays a share
+    of that of commits, and what a new reader replays stays bounded.
+    """
+    try:
+        hint = None if whole else parse_hint(read_if_exists(sink, HINT_KEY))
+        if hint is not None and hint.seq >= state.seq:
+            return
+        if hint is None or not _save_pack(sink, state, recent, hint):
+            _save_checkpoint(sink, state)
+    except MMError as error:
+        facts = {"seq": state.seq, "error": str(error)}
+        logger.warning("no checkpoint of the registry was written", extra=facts)
+
+
+def _save_pack(sink: Sink, state: State, recent: Recent, hint: Hint) -> bool:
+    commits = recent.between(hint.seq, state.seq)
+    if not commits or json.loads(commits[0])["prev"] != hint.head:
+        return False
+    before = hint.pack.size if hint.pack else 0
+    size = before + sum(len(commit) + 1 for commit in commits)
+    if size > min(max(hint.checkpoint.size, _LEAST_BYTES), MOST_BYTES):
+        return False
+    packed = _packed(sink, hint.pack)
+    data = None if packed is None else append(packed, commits)
+    if data is None:
+        return False
+    key = pack_key(hint.checkpoint.seq + 1, state.seq, data)
+    sink.put(key, data)
+    pack = Part(seq=state.seq, key=key, sha256=sha256_hex(data), size=size)
+    former = hint.pack.key if hint.pack else None
+    write_hint(sink, Hint(checkpoint=hint.checkpoint, pack=pack, head=state.head, former=former))
+    if hint.former is not None and hint.former != key:
+        sink.delete([hint.former])
+    return True
+
+
+def _packed(sink: Sink, pack: Part | None) -> bytes | None:
+    """What is packed so far; None if it is lost or damaged."""
+    if pack is None:
+        return b""
+    data = read_if_exists(sink, pack.key)
+    return data if data is not None and sha256_hex(data) == pack.sha256 else None
+
+
+def _save_checkpoint(sink: Sink, state: State) -> None:
+    data = encode(state)
+    key = checkpoint_key(state.seq, data)
+    sink.put(key, data)
+    part = Part(seq=state.seq, key=key, sha256=sha256_hex(data), size=len(data))
+    write_hint(sink, Hint(checkpoint=part, head=state.head))
+    old = [*_old_checkpoints(sink, state.seq, key), *_old_packs(sink, state.seq)]
+    if old:
+        sink.delete(old)
+
+
+def _old_checkpoints(sink: Sink, seq: int, newest: str) -> list[str]:
+    """All but the newest few, and of those before one for each doubling of the distance.
+
+    What is left lets a past state be found without reading the whole log.
+    """
+    names = (CHECKPOINT.fullmatch(found.key) for found in sink.list(CHECKPOINT_PREFIX))
+    older = [(int(name[1]), name[0]) for name in names if name and int(name[1]) < seq]
+    kept: dict[int, str] = {}
+    for number, key in older:
+        kept.setdefault((seq - number).bit_length(), key)
+    spared = {newest, *kept.values(), *(key for _, key in older[1 - _KEPT_CHECKPOINTS :])}
+    return [key for _, key in older if key not in spared]
+
+
+def _old_packs(sink: Sink, seq: int) -> list[str]:
+    names = (PACK.fullmatch(found.key) for found in sink.list(PACK_PREFIX))
+    old = sorted((int(name[2]), name[0]) for name in names if name and int(name[2]) <= seq)
+    return [key for _, key in old[:-_KEPT_PACKS]]
