@@ -43,6 +43,39 @@ def test_help_loads_no_library():
     assert not loaded & (HEAVY | {"pydantic"})
 
 
+def modules_after(command: str, cwd) -> set[str]:
+    """All modules, by their full names, that a fresh interpreter holds after a command of `mm`."""
+    code = "import sys; from mm_core.cli import main; assert main(sys.argv[1:]) == 0; "
+    code += "print(*sys.modules, file=sys.stderr)"
+    run = subprocess.run(
+        [sys.executable, "-c", code, command],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        cwd=cwd,
+    )
+    return set(run.stderr.split())
+
+
+def test_a_warm_list_loads_no_library(tmp_path):
+    """The second `mm list` of a local backend validates nothing, scans nothing, starts nothing."""
+    from mm_core import ModelEntry, ModelRegistry
+    from mm_plugins.sinks.local import LocalSink
+
+    (tmp_path / "mm.yaml").write_text("backends: {here: {type: local, root: ./store}}")
+    registry = ModelRegistry(LocalSink(LocalSink.Config(root=str(tmp_path / "store"))))
+    registry.add_model(ModelEntry(model_id="m", version="1", path="/x"))
+    assert "pydantic" in modules_after("list", tmp_path)
+    loaded = modules_after("list", tmp_path)
+    assert "mm_plugins.sinks.local" in loaded
+    heavy = HEAVY | {"pydantic", "asyncio", "dotenv", "platformdirs", "ssl", "socket"}
+    heavy |= {"importlib.metadata", "urllib.request", "concurrent.futures", "multiprocessing"}
+    heavy |= {"mm_core.manager", "mm_core.transfer", "mm_core.plugins", "mm_core.config.settings"}
+    heavy |= {"mm_core.redaction", "mm_plugins.sinks._local_upload"}
+    assert not loaded & heavy
+
+
 @pytest.mark.parametrize("module", PLUGINS)
 def test_a_plugin_module_loads_no_vendor_library(module):
     """All plugins are imported to be looked up, so each must be cheap alone."""
