@@ -11,6 +11,7 @@ from mm_core.exceptions import IntegrityError
 from mm_core.registry.deadline import Deadline
 from mm_core.registry.layout import log_key
 from mm_core.registry.parallel import at_once
+from mm_core.registry.seal import CHECK, is_broken, read_twice
 from mm_core.schemas import sha256_hex
 from mm_core.sink import Sink, read_if_exists
 
@@ -81,7 +82,8 @@ def parse_commits(
 
 def read_commit(sink: Sink, seq: int, patience: Patience) -> bytes | None:
     """The bytes of commit number `seq`; None if there is none."""
-    return patience().persist(lambda: read_if_exists(sink, log_key(seq)))
+    key = log_key(seq)
+    return read_twice(lambda: patience().persist(lambda: read_if_exists(sink, key)))
 
 
 def missing(sink: Sink, seq: int, there: str) -> IntegrityError:
@@ -125,6 +127,7 @@ def _parse(sink: Sink, data: bytes, seq: int, prev: str) -> CommitRecord:
     try:
         raw = json.loads(data)
         number, named = raw.pop("seq"), raw.pop("prev")
+        raw.pop(CHECK, None)
         record = CommitRecord(
             seq=seq,
             id=str(raw.pop("id")),
@@ -136,6 +139,8 @@ def _parse(sink: Sink, data: bytes, seq: int, prev: str) -> CommitRecord:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise changed(sink, seq, "it cannot be read") from error
+    if is_broken(data):
+        raise changed(sink, seq, "its checksum is wrong")
     if number != seq:
         raise changed(sink, seq, "it is not the commit of that number")
     if named != prev:

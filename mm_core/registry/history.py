@@ -16,12 +16,11 @@ from typing import Any
 
 from mm_core.exceptions import IntegrityError, NotFoundError
 from mm_core.names import fold
-from mm_core.registry.chain import CommitRecord, Patience
-from mm_core.registry.layout import log_key
+from mm_core.registry.chain import CommitRecord, Patience, read_commit
 from mm_core.registry.operations import operation
 from mm_core.registry.state import Operation, Row, State, is_available
 from mm_core.schemas import parse_rfc3339, sha256_hex
-from mm_core.sink import Sink, read_if_exists
+from mm_core.sink import Sink
 
 _READERS = 8
 _FIRST_WINDOW = 8
@@ -210,7 +209,7 @@ def _nearest(state: State, model_id: str, trail: _Trail, *, at: int, current: in
 
 def _read_back(sink: Sink, seq: int, patience: Patience) -> Iterator[tuple[int, bytes | None]]:
     def read(number: int) -> tuple[int, bytes | None]:
-        return number, patience().persist(lambda: read_if_exists(sink, log_key(number)))
+        return number, read_commit(sink, number, patience)
 
     if seq <= 1:
         yield from map(read, range(seq, 0, -1))

@@ -27,6 +27,7 @@ from mm_core.registry.opening import open_registry
 from mm_core.registry.operations import replay, transition
 from mm_core.registry.pack import Recent
 from mm_core.registry.saving import is_due, save
+from mm_core.registry.seal import seal
 from mm_core.registry.state import GENESIS, Operation, State, ids_of
 from mm_core.schemas import canonical_json, rfc3339, sha256_hex
 from mm_core.sink import Sink
@@ -220,7 +221,7 @@ class Log:
             "time": rfc3339(datetime.now(timezone.utc)),
             "operations": operations,
         }
-        data = canonical_json(commit)
+        data = seal(commit)
         after = replace(tentative, seq=state.seq + 1, head=sha256_hex(data))
         return _Attempt(data, after, accepted, refused)
 

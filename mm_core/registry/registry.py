@@ -45,7 +45,7 @@ from mm_core.schemas import (
     rfc3339,
     sha256_hex,
 )
-from mm_core.sink import Sink
+from mm_core.sink import Sink, read_bytes
 
 if TYPE_CHECKING:
     from mm_core.registry.queries import Query
@@ -538,9 +538,13 @@ class ModelRegistry:
     def _store_manifest(self, manifest: Manifest) -> str:
         data = manifest.to_bytes()
         sha256 = sha256_hex(data)
-        if not create_once(self._sink, manifest_key(sha256), data, self._deadline()):
+        key = manifest_key(sha256)
+        if (
+            not create_once(self._sink, key, data, self._deadline())
+            and self._patiently(lambda: read_bytes(self._sink, key)) != data  # damaged on its way?
+        ):
             raise IntegrityError(
-                f"{manifest_key(sha256)} at {self._sink.root} holds other bytes than its name says",
+                f"{key} at {self._sink.root} holds other bytes than its name says",
                 hint="delete that object and try again",
             )
         return sha256

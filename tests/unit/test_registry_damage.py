@@ -1,0 +1,98 @@
+"""Bytes that were damaged on their way from the store are seen, and read again."""
+
+import pytest
+
+from mm_core.exceptions import IntegrityError
+from mm_core.registry import ModelRegistry
+from mm_core.schemas import canonical_json, sha256_hex
+from mm_core.sink import read_bytes
+from mm_core.testing.plain import rows_of
+from mm_core.testing.registry import FaultySink, claimed, fill, manifest_for, registered
+from mm_plugins.sinks.memory import MemorySink
+
+pytestmark = pytest.mark.unit
+
+
+class Flipping(FaultySink):
+    """Of the objects below `prefix`, the next `times` reads are with some bit turned, at `place`.
+
+    `place` is found in the bytes: what follows it is still JSON, but says something else.
+    """
+
+    def __init__(self, inner, prefix, *, times, place=b'"writer":"'):
+        super().__init__(inner, rate=0, seed=0)
+        self.prefix, self.times, self.place = prefix, times, place
+
+    def read(self, key, start=0, end=None):
+        data = bytearray(b"".join(self.inner.read(key, start, end)))
+        if key.startswith(self.prefix) and self.times:
+            self.times -= 1
+            data[data.index(self.place) + len(self.place)] ^= 1 << self.times % 3
+        return iter([bytes(data)])
+
+
+@pytest.fixture
+def sink(tmp_path):
+    return MemorySink(MemorySink.Config(root=f"memory:/{tmp_path}"))
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_no_commit_is_chained_to_what_was_never_there(sink, times):
+    """A client that was told a damaged commit reads it again, and writes on after the true one."""
+    ModelRegistry(sink, writer="somebody").add_model(registered("org/model", "1"))
+    damaged = Flipping(sink, ".mm/log/", times=times)
+    ModelRegistry(damaged).add_model(registered("org/model", "2"))
+    assert damaged.times == 0
+    assert len(ModelRegistry(sink).history()) == 2
+
+
+def test_a_warm_client_reads_a_damaged_commit_again(sink):
+    """The same for one that follows the log and was told what came meanwhile."""
+    damaged = Flipping(sink, ".mm/log/", times=0)
+    warm = ModelRegistry(damaged)
+    warm.add_model(registered("org/model", "1"))
+    ModelRegistry(sink, writer="somebody").add_model(registered("org/model", "2"))
+    damaged.times = 1
+    assert rows_of(warm) == rows_of(ModelRegistry(sink))
+    warm.add_model(registered("org/model", "3"))
+    assert len(ModelRegistry(sink).history()) == 3
+
+
+def test_a_commit_that_is_damaged_in_the_store_is_told(sink):
+    """What is wrong each time it is read is damage, also of the newest commit, which none follows."""
+    ModelRegistry(sink, writer="somebody").add_model(registered("org/model", "1"))
+    damaged = Flipping(sink, ".mm/log/", times=1000)
+    with pytest.raises(IntegrityError, match="commit 1"):
+        ModelRegistry(damaged).list_models()
+
+
+def test_a_commit_without_a_checksum_is_read(sink):
+    """Logs of the first release have none; such a commit is as good as its place in the chain."""
+    registry = ModelRegistry(sink)
+    registry.add_model(registered("org/model", "1"))
+    key = f".mm/log/{2:012d}.json"
+    head = sha256_hex(read_bytes(sink, f".mm/log/{1:012d}.json"))
+    operation = {"op": "remove", "id": "x", "model_id": "org/model", "version": "1"}
+    old = {
+        "seq": 2,
+        "prev": head,
+        "id": "y",
+        "writer": "old",
+        "time": "",
+        "operations": [operation],
+    }
+    sink.create(key, canonical_json(old))
+    assert rows_of(registry) == [("org/model", "1", "DELETED", ())]
+    registry.add_model(registered("org/model", "2"))
+    assert len(ModelRegistry(sink).history()) == 3
+
+
+def test_a_manifest_that_is_read_back_damaged_is_not_somebody_elses(sink):
+    """A manifest that is there already, and whose bytes come back damaged, is read again."""
+    fill(ModelRegistry(sink), "org/model", "1")
+    ModelRegistry(sink).remove("org/model", "1")
+    damaged = Flipping(sink, ".mm/manifests/", times=1, place=b'"path":"')
+    registry = ModelRegistry(damaged)
+    claim = claimed(registry, "org/model", "1")
+    assert registry.add(claim, manifest_for(claim)).version == "1"
+    assert damaged.times == 0
