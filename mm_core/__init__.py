@@ -14,6 +14,7 @@ _EXPORTS = {
     "mm_core.manager": ("ModelManager",),
     "mm_core.downloader": ("ModelDownloader",),
     "mm_core.registry": ("ModelRegistry",),
+    "mm_core.registry.queries": ("Query",),
     "mm_core.config": ("Settings", "load_settings"),
     "mm_core.source": ("Backends", "RangeReader", "Source"),
     "mm_core.sink": ("Buffer", "ResumableSink", "Sink", "Upload"),
@@ -133,6 +134,7 @@ if TYPE_CHECKING:
     from mm_core.redaction import redact_url as redact_url
     from mm_core.redaction import remember_secret as remember_secret
     from mm_core.registry import ModelRegistry as ModelRegistry
+    from mm_core.registry.queries import Query as Query
     from mm_core.schemas import Action as Action
     from mm_core.schemas import Manifest as Manifest
     from mm_core.schemas import ModelEntry as ModelEntry

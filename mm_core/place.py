@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mm_core.exceptions import ConfigError
+from mm_core.folders import registry_cache
 from mm_core.registry import ModelRegistry
 from mm_core.sink import Sink
 
@@ -90,4 +91,5 @@ def registry_options(settings: Settings) -> dict[str, Any]:
 
 def make_place(name: str, sink: Sink, options: Mapping[str, Any]) -> Place:
     """The backend called `name`, with the registry in `sink`."""
-    return Place(name=name, sink=sink, registry=ModelRegistry(sink, **options))
+    registry = ModelRegistry(sink, cache=registry_cache(sink), **options)
+    return Place(name=name, sink=sink, registry=registry)

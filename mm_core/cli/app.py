@@ -27,6 +27,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "adopt": ("mm_core.cli.adopt:adopt", "Make entries of models that are there already."),
     "get": ("mm_core.cli.transfer:get", "Bring a model to this machine and print its path."),
     "list": ("mm_core.cli.look:list_", "List the models of a backend."),
+    "search": ("mm_core.cli.search:search", "Find versions by words."),
+    "du": ("mm_core.cli.du:du", "Show how much each model takes."),
     "show": ("mm_core.cli.look:show", "Show all that is known about a model."),
     "files": ("mm_core.cli.look:files", "List the files of a model."),
     "url": ("mm_core.cli.look:url", "Print the URL that a loader opens."),

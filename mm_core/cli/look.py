@@ -9,6 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mm_core.cli import output
+from mm_core.cli.asking import (
+    as_of_option,
+    filter_options,
+    parse_query,
+    provenance,
+    read,
+    sort_options,
+)
 from mm_core.cli.base import command
 from mm_core.cli.state import State, pass_state
 
@@ -17,30 +25,44 @@ if TYPE_CHECKING:
     from mm_core.schemas import ModelEntry
 
 _REFERENCE = "ID[@VERSION|:ALIAS]"
+_NOTHING = "no models yet; `mm pull SOURCE` brings one, `mm demo` shows how"
 
 
 @command(
     "list",
     examples="""
     mm list
-    mm list --backend lake --json
-    mm list --all --limit 20
+    mm list --filter 'size>1GB,type=text-generation' --sort size:desc --limit 20
+    mm list --filter 'status=FAILED' --filter 'age>7d' --json
+    mm list --as-of 2026-01-31
     """,
 )
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many.")
-@click.option("--all", "all_", is_flag=True, help="Removed versions, too.")
+@filter_options
+@sort_options
+@as_of_option
 @pass_state
-def list_(state: State, /, limit: int | None, all_: bool) -> None:
-    """List the models of a backend, those on their way and those that failed included."""
+def list_(
+    state: State,
+    /,
+    *,
+    filters: tuple[str, ...],
+    limit: int | None,
+    sort: str,
+    removed: bool,
+    as_of: str | None,
+) -> None:
+    """List the models of a backend, those on their way and those that failed included.
+
+    A filter is FIELD OPERATOR VALUE, joined by commas: all must hold. Fields are model,
+    version, type, status, size, date, age, source, licence, revision and alias; operators
+    are = != ~= (holds) > >= < <=.
+    """
+    query = parse_query(filters, sort=sort, limit=limit, removed=removed)
     with state.registry() as registry:
-        shown = registry.list_models(include_deleted=all_)[:limit]
-    models = [entry.to_json() for entry in shown]
-    state.emit(
-        {"models": models},
-        human=_list_lines(shown),
-        quiet=[f"{e.model_id}@{e.version}" for e in shown],
-        rows=("model", models),
-    )
+        reading = read(state, registry, as_of)
+        found = reading.query(query)
+    nothing = "nothing fits the filter" if filters else _NOTHING
+    emit_models(state, found, provenance(reading), nothing=nothing)
 
 
 @command(
@@ -48,19 +70,28 @@ def list_(state: State, /, limit: int | None, all_: bool) -> None:
     examples="""
     mm show my-org/my-model
     mm show my-org/my-model:prod --json
+    mm show my-org/my-model:prod --as-of 7d
     """,
 )
 @click.argument("reference", metavar=_REFERENCE)
+@as_of_option
 @pass_state
-def show(state: State, /, reference: str) -> None:
+def show(state: State, /, reference: str, as_of: str | None) -> None:
     """Show all that is known about a model: its files, tensors, source and how to load it."""
-    with state.manager() as manager:
-        shown = manager.show(reference)
-        url = manager.url(reference)
-    entry = shown.entry
+    from mm_core.exceptions import OfflineError
+    from mm_core.showing import describe
+
+    with state.registry() as registry:
+        reading = read(state, registry, as_of)
+        entry = reading.resolve(reference)
+        try:
+            shown = describe(reading, entry, headers=not reading.alone)
+        except OfflineError as error:
+            _emit_entry(state, entry, provenance(reading), str(error))
+            return
     state.emit(
-        {"model": shown.to_json()},
-        human=_show_lines(shown, url),
+        {"model": shown.to_json(), **provenance(reading)},
+        human=_show_lines(shown, str(entry.path)),
         quiet=[f"{entry.model_id}@{entry.version}"],
     )
 
@@ -76,11 +107,14 @@ def show(state: State, /, reference: str) -> None:
 @pass_state
 def files(state: State, /, reference: str) -> None:
     """List the files of a model with their sizes and sha256."""
-    with state.manager() as manager:
-        shown = manager.show(reference)
+    from mm_core.showing import describe
+
+    with state.registry() as registry:
+        reading = read(state, registry)
+        shown = describe(reading, reading.resolve(reference), headers=not reading.alone)
     rows = shown.to_json()["files"]
     state.emit(
-        {"files": rows},
+        {"files": rows, **provenance(reading)},
         human=output.table(
             ("PATH", "SIZE", "SHA256"),
             [(f["path"], output.size(f["size"]), f["sha256"]) for f in rows],
@@ -101,14 +135,28 @@ def files(state: State, /, reference: str) -> None:
 @pass_state
 def url(state: State, /, reference: str) -> None:
     """Print the URL that a loader opens, and nothing else: that of the model's folder."""
-    with state.manager() as manager:
-        found = manager.url(reference)
-    state.emit({"url": found}, human=[found], quiet=[found])
+    with state.registry() as registry:
+        reading = read(state, registry)
+        found = str(reading.resolve(reference).path)
+    state.emit({"url": found, **provenance(reading)}, human=[found], quiet=[found])
 
 
-def _list_lines(entries: list[ModelEntry]) -> Iterator[str]:
+def emit_models(
+    state: State, entries: list[ModelEntry], facts: dict[str, Any], *, nothing: str
+) -> None:
+    """Print versions as `list` does, with `facts` in the document; say `nothing` of none."""
+    models = [entry.to_json() for entry in entries]
+    state.emit(
+        {"models": models, **facts},
+        human=_list_lines(entries, nothing),
+        quiet=[f"{e.model_id}@{e.version}" for e in entries],
+        rows=("model", models),
+    )
+
+
+def _list_lines(entries: list[ModelEntry], nothing: str) -> Iterator[str]:
     if not entries:
-        click.echo("no models yet; `mm pull SOURCE` brings one, `mm demo` shows how", err=True)
+        click.echo(nothing, err=True)
         return
     header = ("MODEL", "VERSION", "TYPE", "SIZE", "STATUS", "ALIASES", "AGE")
     yield from output.table(header, [_row(entry) for entry in entries])
@@ -126,8 +174,18 @@ def _row(entry: ModelEntry) -> tuple[object, ...]:
     )
 
 
-def _show_lines(shown: Shown, url: str) -> Iterator[str]:
-    entry, manifest = shown.entry, shown.manifest
+def _emit_entry(state: State, entry: ModelEntry, facts: dict[str, Any], why: str) -> None:
+    """What the registry itself knows of a version whose file list cannot be had."""
+    known = {name: entry.metadata.get(name) for name in ("revision", "license")}
+    lines = _fact_lines(entry, known["revision"], known["license"], str(entry.path))
+    state.emit(
+        {"model": entry.to_json() | known | {"files": None}, **facts},
+        human=[*lines, "", why],
+        quiet=[f"{entry.model_id}@{entry.version}"],
+    )
+
+
+def _fact_lines(entry: ModelEntry, revision: Any, license: Any, url: str) -> Iterator[str]:
     yield from output.facts(
         [
             ("model", entry.model_id),
@@ -138,11 +196,16 @@ def _show_lines(shown: Shown, url: str) -> Iterator[str]:
             ("size", output.size(entry.size_bytes)),
             ("stored", entry.to_json()["download_date"]),
             ("source", entry.source),
-            ("revision", manifest.revision),
-            ("licence", manifest.license),
+            ("revision", revision),
+            ("licence", license),
             ("url", url),
         ]
     )
+
+
+def _show_lines(shown: Shown, url: str) -> Iterator[str]:
+    entry, manifest = shown.entry, shown.manifest
+    yield from _fact_lines(entry, manifest.revision, manifest.license, url)
     yield ""
     rows = [(f.path, output.size(f.size), f.sha256[:12]) for f in manifest.files]
     yield from output.table(("FILE", "SIZE", "SHA256"), rows)

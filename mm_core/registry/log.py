@@ -23,10 +23,8 @@ from mm_core.registry.chain import CommitRecord, Patience, read_commits, read_wi
 from mm_core.registry.deadline import Deadline
 from mm_core.registry.layout import create_once, ensure_format, log_key, read_format
 from mm_core.registry.memory import Memory, Seen
-from mm_core.registry.opening import open_registry
 from mm_core.registry.operations import replay, transition
 from mm_core.registry.pack import Recent
-from mm_core.registry.saving import is_due, save
 from mm_core.registry.seal import seal
 from mm_core.registry.state import GENESIS, Operation, State, ids_of
 from mm_core.schemas import canonical_json, rfc3339, sha256_hex
@@ -83,6 +81,11 @@ class Log:
         self._guard = threading.Lock()
         self._committing = threading.Lock()
         self._queue: list[_Ask] = []
+
+    @property
+    def memory(self) -> Memory | None:
+        """What is remembered of the commits that were seen, if anything is."""
+        return self._memory
 
     @property
     def known(self) -> State | None:
@@ -189,6 +192,8 @@ class Log:
         if attempt.accepted:
             self._recent.note(attempt.after.seq, attempt.data)
             self._keep(attempt.after)
+            from mm_core.registry.saving import is_due, save
+
             if self._unsound or is_due(attempt.after.seq, len(attempt.data)):
                 save(self.sink, attempt.after, self._recent, whole=self._unsound)
                 self._unsound = False
@@ -240,6 +245,8 @@ class Log:
         return self._keep(self._follow(state, patience))
 
     def _open(self, patience: Patience, recall: Callable[[str], Seen | None]) -> State:
+        from mm_core.registry.opening import open_registry
+
         opened = open_registry(self.sink, self._recent, patience, recall)
         self._format, self._unsound = opened.format, not opened.sound
         return opened.state

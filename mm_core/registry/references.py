@@ -37,6 +37,11 @@ def find_any(state: State, model_id: str, version: str | None) -> tuple[Record, 
     return None if row is None else (record, row)
 
 
+def model_in(reference: str) -> str:
+    """The model id in a reference. `InvalidNameError` if it is none."""
+    return _split(reference)[0]
+
+
 def best(record: Record) -> Row | None:
     """The AVAILABLE version that the alias ``latest`` names, or else the one added last."""
     alias = record.aliases.get("latest")
