@@ -8,21 +8,28 @@ as far as it is needed.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import islice
 from typing import Any
 
-from mm_core.exceptions import IntegrityError, NotFoundError
+from mm_core.exceptions import NotFoundError
 from mm_core.names import fold
-from mm_core.registry.chain import CommitRecord, Patience, read_commit
+from mm_core.registry.chain import (
+    CommitRecord,
+    Patience,
+    changed,
+    missing,
+    parse_commits,
+    read_commit,
+)
 from mm_core.registry.operations import operation
+from mm_core.registry.parallel import at_once
 from mm_core.registry.state import Operation, Row, State, is_available
 from mm_core.schemas import parse_rfc3339, sha256_hex
 from mm_core.sink import Sink
 
-_READERS = 8
 _FIRST_WINDOW = 8
 _WINDOW = 64
 
@@ -34,9 +41,12 @@ def newest_first(sink: Sink, state: State, patience: Patience) -> Iterator[Commi
     """
     head = state.head
     for seq, data in _read_back(sink, state.seq, patience):
-        if data is None or sha256_hex(data) != head:
-            raise _damaged(sink, seq, "is missing" if data is None else "was changed or damaged")
-        record, head = _parsed(sink, seq, data)
+        if data is None:
+            raise missing(sink, seq, "a later commit is there")
+        if sha256_hex(data) != head:
+            raise changed(sink, seq, "it is not the one that the next commit names")
+        head = _prev(sink, seq, data)
+        ((record, _),) = parse_commits(sink, (data,), seq - 1, head)
         yield record
 
 
@@ -208,35 +218,21 @@ def _nearest(state: State, model_id: str, trail: _Trail, *, at: int, current: in
 
 
 def _read_back(sink: Sink, seq: int, patience: Patience) -> Iterator[tuple[int, bytes | None]]:
-    def read(number: int) -> tuple[int, bytes | None]:
-        return number, read_commit(sink, number, patience)
-
-    if seq <= 1:
-        yield from map(read, range(seq, 0, -1))
-        return
-    from concurrent.futures import ThreadPoolExecutor
-
     window = _FIRST_WINDOW
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="mm-log") as pool:
-        while seq > 0:
-            yield from pool.map(read, range(seq, max(seq - window, 0), -1))
-            seq -= window
-            window = min(window * 2, _WINDOW)
+    while seq > 0:
+        numbers = range(seq, max(seq - window, 0), -1)
+        found = at_once(lambda number: read_commit(sink, number, patience), numbers)
+        yield from zip(numbers, found, strict=True)
+        seq -= window
+        window = min(window * 2, _WINDOW)
 
 
-def _parsed(sink: Sink, seq: int, data: bytes) -> tuple[CommitRecord, str]:
-    """The commit in `data`, whose hash is right, and the hash of the one before."""
+def _prev(sink: Sink, seq: int, data: bytes) -> str:
+    """The hash of the commit before the one in `data`, whose own hash is right."""
     try:
-        raw: dict[str, Any] = json.loads(data)
-        number, prev = raw.pop("seq"), str(raw.pop("prev"))
-        operations: tuple[Mapping[str, Any], ...] = tuple(raw.pop("operations"))
-        names = {name: str(raw.pop(name)) for name in ("id", "writer", "time")}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(sink, seq, "cannot be read") from error
-    if number != seq:
-        raise _damaged(sink, seq, "is not the commit of that number")
-    digest = sha256_hex(data)
-    return CommitRecord(seq=seq, operations=operations, sha256=digest, extra=raw, **names), prev
+        return str(json.loads(data)["prev"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise changed(sink, seq, "it cannot be read") from error
 
 
 def _moment(record: CommitRecord) -> datetime | None:
@@ -244,10 +240,3 @@ def _moment(record: CommitRecord) -> datetime | None:
         return parse_rfc3339(record.time).astimezone(timezone.utc)
     except (ValueError, OverflowError):
         return None
-
-
-def _damaged(sink: Sink, seq: int, what: str) -> IntegrityError:
-    return IntegrityError(
-        f"commit {seq} of the registry's log at {sink.root} {what}",
-        hint="restore it from a backup; nothing is written until then",
-    )

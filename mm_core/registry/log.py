@@ -170,6 +170,8 @@ class Log:
             raise
 
     def _commit(self, batch: list[_Ask]) -> None:
+        from mm_core.registry.saving import is_due, save
+
         deadline = Deadline(self._timeout)
         if self._state is None:
             self._advance(lambda: deadline)
@@ -192,8 +194,6 @@ class Log:
         if attempt.accepted:
             self._recent.note(attempt.after.seq, attempt.data)
             self._keep(attempt.after)
-            from mm_core.registry.saving import is_due, save
-
             if self._unsound or is_due(attempt.after.seq, len(attempt.data)):
                 save(self.sink, attempt.after, self._recent, whole=self._unsound)
                 self._unsound = False

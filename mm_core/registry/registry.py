@@ -21,20 +21,14 @@ from mm_core.exceptions import (
     UsageError,
 )
 from mm_core.names import check_alias, check_model_id, check_version, version_prefix
-from mm_core.registry import by_sha256, history
-from mm_core.registry.begin import Beginner
 from mm_core.registry.chain import CommitRecord
-from mm_core.registry.claims import Claim, is_silent, store_time
 from mm_core.registry.deadline import Deadline
 from mm_core.registry.entries import entry_of, folder_of, read_manifest, registered_fields
-from mm_core.registry.history import Rollback
 from mm_core.registry.layout import create_once, manifest_key
 from mm_core.registry.log import Log
-from mm_core.registry.memory import Memory
 from mm_core.registry.operations import operation
 from mm_core.registry.references import find_any, find_available
 from mm_core.registry.state import Operation, State, open_claim
-from mm_core.registry.view import JsonView, sink_beside
 from mm_core.registry.writer import cleaned, default_writer
 from mm_core.schemas import (
     Manifest,
@@ -47,9 +41,13 @@ from mm_core.schemas import (
 )
 from mm_core.sink import Sink, read_bytes
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # and imported where they are used: a short command uses few
+    from mm_core.registry.claims import Claim
+    from mm_core.registry.history import Rollback
+    from mm_core.registry.memory import Memory
     from mm_core.registry.queries import Query
     from mm_core.registry.reading import Reading, Readings
+    from mm_core.registry.view import JsonView
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +100,8 @@ class ModelRegistry:
         cache: Path | None = None,
         memory: Path | None = None,
     ) -> None:
-        self._view = None if registry_file is None else JsonView(Path(registry_file))
-        self._sink = sink_beside(registry_file) if sink is None else sink
+        self._view = None if registry_file is None else _view(registry_file)
+        self._sink = _sink_beside(registry_file) if sink is None else sink
         self._claim_timeout = claim_timeout
         self._commit_timeout = commit_timeout
         writer = cleaned(writer) if writer else default_writer()
@@ -111,7 +109,7 @@ class ModelRegistry:
             self._sink,
             timeout=commit_timeout,
             writer=writer,
-            memory=None if memory is None else Memory(memory),
+            memory=None if memory is None else _memory(memory),
         )
         self._cache = _Cache(-1, {})
         self._cache_folder = cache
@@ -245,6 +243,8 @@ class ModelRegistry:
         so many, and the log is read back no further than that takes. `since` is
         compared with the time that each writer noted.
         """
+        from mm_core.registry import history
+
         if limit is None:
             return list(history.since(history.touching(self._log.records(), model_id), since))
         records = history.newest_first(self._sink, self._log.refresh(), self._deadline)
@@ -266,6 +266,8 @@ class ModelRegistry:
 
         Nothing depends on it: no error is raised.
         """
+        from mm_core.registry import by_sha256
+
         by_sha256.note(self._sink, file)
 
     def find_content(self, sha256: str, *, size: int | None = None) -> str | None:
@@ -275,11 +277,15 @@ class ModelRegistry:
         and has that `size`, but its bytes are not read. Costs two requests, and
         raises nothing for a store that does not answer.
         """
+        from mm_core.registry import by_sha256
+
         state = self._log.known or self._log.refresh()
         return by_sha256.find(self._sink, state, sha256, size)
 
     def store_time(self) -> datetime:
         """What time it is by the store's own clock, found out by writing a small object."""
+        from mm_core.registry.claims import store_time
+
         return self._patiently(lambda: store_time(self._sink)) or datetime.now(timezone.utc)
 
     def claimed_prefixes(self, *, silent_for: float) -> list[str]:
@@ -288,6 +294,8 @@ class ModelRegistry:
         Left out are the claims of those who have given no sign of life for
         `silent_for` seconds, or for twice their time-out, whichever is longer.
         """
+        from mm_core.registry.claims import is_silent
+
         now, least = self.store_time(), max(silent_for, 2 * self._claim_timeout)
         return [
             version_prefix(record.model_id, row["version"])
@@ -372,6 +380,8 @@ class ModelRegistry:
         `ConflictError` if the version's folder would share files with another's;
         `CancelledError` when `cancelled` is set.
         """
+        from mm_core.registry.begin import Beginner
+
         names = check_model_id(model_id), check_version(version)
         fields = {"model_type": ModelType(model_type).value, "source": source, "date": _now()}
         beginner = Beginner(
@@ -385,7 +395,7 @@ class ModelRegistry:
         begun = beginner.run(
             wait=wait, on_wait=tell, cancelled=threading.Event() if cancelled is None else cancelled
         )
-        return begun if isinstance(begun, Claim) else self._entry(begun, *names)
+        return self._entry(begun, *names) if isinstance(begun, State) else begun
 
     def add(self, claim: Claim, manifest: Manifest, *, aliases: Sequence[str] = ()) -> ModelEntry:
         """Make the claimed version AVAILABLE and let `aliases` name it, in one commit.
@@ -484,6 +494,8 @@ class ModelRegistry:
         one of two. `NotFoundError` if it named no such version, or one that is
         not AVAILABLE any more; `ConflictError` if somebody moves it meanwhile.
         """
+        from mm_core.registry import history
+
         if steps < 1:
             raise UsageError(f"a rollback goes back by one step or more, not {steps}")
         names, state = (check_model_id(model_id), check_alias(alias)), self._log.refresh()
@@ -568,6 +580,24 @@ class ModelRegistry:
 
     def _patiently(self, action: Callable[[], T]) -> T:
         return self._deadline().persist(action)
+
+
+def _view(path: Path | str) -> JsonView:
+    from mm_core.registry.view import JsonView
+
+    return JsonView(Path(path))
+
+
+def _sink_beside(registry_file: Path | str | None) -> Sink:
+    from mm_core.registry.view import sink_beside
+
+    return sink_beside(registry_file)
+
+
+def _memory(folder: Path) -> Memory:
+    from mm_core.registry.memory import Memory
+
+    return Memory(folder)
 
 
 def _alias_operations(

@@ -142,7 +142,7 @@ def test_a_limited_history_finds_what_was_changed(registry, sink):
     with pytest.raises(IntegrityError, match="commit 4 .* was changed"):
         registry.history(limit=5)
     sink.delete([key])
-    with pytest.raises(IntegrityError, match="commit 4 .* is missing"):
+    with pytest.raises(IntegrityError, match="commit 4 is missing"):
         registry.history(limit=5)
 
 
