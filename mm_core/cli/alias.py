@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from mm_core.cli import output
+from mm_core.cli.asking import provenance, read
 from mm_core.cli.base import command, group
 from mm_core.cli.state import State, pass_state
 from mm_core.exceptions import UsageError
@@ -99,14 +100,15 @@ def alias_rm(state: State, /, model_id: str, name: str) -> None:
 def alias_list(state: State, /, model_id: str | None) -> None:
     """List the aliases and where they point."""
     with state.registry() as registry:
-        table = registry.aliases(model_id)
+        reading = read(state, registry)
+        table = reading.aliases(model_id)
     rows = [
         {"model_id": model, "alias": name, "version": version}
         for model, names in sorted(table.items())
         for name, version in sorted(names.items())
     ]
     state.emit(
-        {"aliases": rows},
+        {"aliases": rows, **provenance(reading)},
         human=output.table(
             ("MODEL", "ALIAS", "VERSION"), [(r["model_id"], r["alias"], r["version"]) for r in rows]
         ),
