@@ -17,6 +17,9 @@ from mm_core.stored import COPIED_FROM, StoredSource
 from mm_core.street import Street
 from mm_core.transfer.stop import Stop
 
+_Held = Mapping[tuple[str, str], str]
+"""Which version each alias of a backend names, by model id and folded alias."""
+
 _GONE = (ModelStatus.DELETED, ModelStatus.SWEEPING)
 
 
@@ -44,7 +47,13 @@ class Copier:
             raise UsageError("an alias names one version", hint="copy the versions one by one")
         if model_id is not None and len({entry.model_id for entry in entries}) > 1:
             raise UsageError("one id cannot name several models", hint="copy them one by one")
-        return self._told([self._copied(entry, model_id) for entry in entries], entries, model_id)
+        versions = [self._copied(entry, model_id) for entry in entries]
+        aliases: list[CopiedAlias] = []
+        if self._wants_aliases:
+            models = {model_id or entry.model_id for entry in entries}
+            there = [e for name in models for e in self._available(self.target, name)]
+            aliases += self._with_aliases(_ready(entries, versions), model_id, _held(there))
+        return self._told(versions, aliases)
 
     def replicate(self, *, prune: bool = False) -> Copies:
         """Copy every AVAILABLE version that is missing in the target.
@@ -53,17 +62,25 @@ class Copier:
         nothing is new, that is all it costs. With `prune`, versions that came
         from this source and are gone from it are removed.
         """
-        entries = self.source.registry.list_models(status=ModelStatus.AVAILABLE)
-        there = {
-            (entry.model_id, entry.version): entry
-            for entry in self.target.registry.list_models(status=ModelStatus.AVAILABLE)
-        }
+        entries = self._available(self.source)
+        there = {(entry.model_id, entry.version): entry for entry in self._available(self.target)}
         versions = [
             self._copied(entry, None, there.get((entry.model_id, entry.version)))
             for entry in entries
         ]
+        aliases: list[CopiedAlias] = []
+        if self._wants_aliases:
+            aliases += self._with_aliases(_ready(entries, versions), None, _held(there.values()))
         removed = list(self._pruned(list(there.values()))) if prune else []
-        return self._told([*versions, *removed], entries, None)
+        return self._told([*versions, *removed], aliases)
+
+    @property
+    def _wants_aliases(self) -> bool:
+        return self.wishes.with_aliases or self.wishes.move_aliases
+
+    @staticmethod
+    def _available(place: Place, model_id: str | None = None) -> list[ModelEntry]:
+        return place.registry.list_models(model_id=model_id, status=ModelStatus.AVAILABLE)
 
     def _copied(
         self, entry: ModelEntry, model_id: str | None, there: ModelEntry | None = None
@@ -146,17 +163,7 @@ class Copier:
         known = self.source.registry.id
         return known is not None and isinstance(origin, Mapping) and origin.get("registry") == known
 
-    def _told(
-        self, versions: Sequence[CopiedVersion], entries: Sequence[ModelEntry], model_id: str | None
-    ) -> Copies:
-        there = {
-            (one.model_id, one.version)
-            for one in versions
-            if one.outcome in (Outcome.COPIED, Outcome.PRESENT)
-        }
-        ready = [entry for entry in entries if (entry.model_id, entry.version) in there]
-        wanted = self.wishes.with_aliases or self.wishes.move_aliases
-        aliases = self._with_aliases(ready, model_id) if wanted else ()
+    def _told(self, versions: Sequence[CopiedVersion], aliases: Sequence[CopiedAlias]) -> Copies:
         return Copies(
             source=self.source.name,
             target=self.target.name,
@@ -166,14 +173,9 @@ class Copier:
         )
 
     def _with_aliases(
-        self, entries: Sequence[ModelEntry], model_id: str | None
+        self, entries: Sequence[ModelEntry], model_id: str | None, held: _Held
     ) -> Iterator[CopiedAlias]:
         """Give the target's versions the aliases that they have in the source."""
-        held = {
-            (id_, fold(alias)): version
-            for id_, aliases in self.target.registry.aliases().items()
-            for alias, version in aliases.items()
-        }
         for entry in entries:
             for alias in entry.aliases:
                 id_ = model_id or entry.model_id
@@ -222,6 +224,22 @@ def _chosen(
             entries = registry.list_models(model_id=reference, status=ModelStatus.AVAILABLE)
         found |= {(entry.model_id, entry.version): entry for entry in entries}
     return list(found.values())
+
+
+def _ready(entries: Sequence[ModelEntry], versions: Sequence[CopiedVersion]) -> list[ModelEntry]:
+    """Those of `entries` that the target has by now, or would have."""
+    there = {
+        (one.model_id, one.version)
+        for one in versions
+        if one.outcome in (Outcome.COPIED, Outcome.PRESENT)
+    }
+    return [entry for entry in entries if (entry.model_id, entry.version) in there]
+
+
+def _held(entries: Iterable[ModelEntry]) -> _Held:
+    return {
+        (entry.model_id, fold(alias)): entry.version for entry in entries for alias in entry.aliases
+    }
 
 
 def _is_marked_same(entry: ModelEntry, there: ModelEntry) -> bool:
