@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import mm_core
 from mm_core.config import locations
 from mm_core.exceptions import MMError
+from mm_core.folders import cache_root
 from mm_core.place import Place, make_place, registry_options
 from mm_core.sink import Sink
 
@@ -60,8 +61,8 @@ class Memory:
         self._file, self._cwd = file, cwd
         self._flags = repr((str(file), backend, sorted(overrides.items()), str(cwd), sys.prefix))
         self._environ = dict(environ)
-        off = environ.get("MM_CACHE", "").lower() in ("off", "0", "no", "false")
-        self._key = None if off else self._hash()
+        self._root = cache_root(environ)
+        self._key = None if self._root is None else self._hash()
 
     def recall(self) -> Place | None:
         """The backend, opened as it was before; None where nothing fitting is remembered."""
@@ -92,7 +93,8 @@ class Memory:
     @property
     def _path(self) -> Path:
         name = hashlib.sha256(self._flags.encode()).hexdigest()[:32]
-        return cache_folder(self._environ) / "settings" / f"{name}.json"
+        assert self._root is not None
+        return self._root / "settings" / f"{name}.json"
 
     def _hash(self) -> str | None:
         """The hash of all that decides, or None where that cannot be told."""
@@ -121,16 +123,6 @@ class Memory:
         for name in sorted(names):
             yield repr((name, self._environ.get(name))).encode()
         yield from _installed()
-
-
-def cache_folder(environ: Mapping[str, str]) -> Path:
-    """The user's cache folder, as other parts of the product find it."""
-    home = environ.get("XDG_CACHE_HOME", "").strip()
-    if home and sys.platform.startswith("linux"):
-        return Path(home) / locations.APP
-    import platformdirs
-
-    return platformdirs.user_cache_path(locations.APP)
 
 
 def _what_to_keep(settings: Settings, place: Place) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ from mm_core.registry.layout import create_once, ensure_format, log_key, read_fo
 from mm_core.registry.memory import Memory, Seen
 from mm_core.registry.operations import replay, transition
 from mm_core.registry.pack import Recent
+from mm_core.registry.saving import is_due, save
 from mm_core.registry.seal import seal
 from mm_core.registry.state import GENESIS, Operation, State, ids_of
 from mm_core.schemas import canonical_json, rfc3339, sha256_hex
@@ -170,8 +171,6 @@ class Log:
             raise
 
     def _commit(self, batch: list[_Ask]) -> None:
-        from mm_core.registry.saving import is_due, save
-
         deadline = Deadline(self._timeout)
         if self._state is None:
             self._advance(lambda: deadline)

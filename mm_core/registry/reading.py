@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from mm_core.exceptions import OfflineError
 from mm_core.names import fold
 from mm_core.registry.cache import CacheAlone, Cached, CacheFile, Freshness
 from mm_core.registry.chain import Patience
 from mm_core.registry.entries import entry_of
-from mm_core.registry.log import Log
 from mm_core.registry.manifests import KeptManifests
-from mm_core.registry.past import AsOf, look_back
 from mm_core.registry.queries import Query, Usage, matching, usage
 from mm_core.registry.references import find_available, model_in
 from mm_core.registry.rows import Rows
 from mm_core.registry.state import State
 from mm_core.schemas import Manifest, ModelEntry
 from mm_core.sink import Sink
+
+if TYPE_CHECKING:
+    from mm_core.registry.log import Log
+    from mm_core.registry.past import AsOf
 
 T = TypeVar("T")
 
@@ -145,6 +147,8 @@ class Readings:
                 hint="leave out --offline, or --as-of",
             )
         newest = self.cached.answer(lambda rows: rows.position())
+        from mm_core.registry.past import look_back
+
         past = look_back(self._sink, point, newest, self._patience)
         return Reading(self._sink, past, self._manifests, as_of=past.as_of)
 
