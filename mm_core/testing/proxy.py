@@ -39,10 +39,27 @@ FAULTS = (
 """Each is what `rate` chooses from. ``before`` and ``after``: the server never got the request, or
 has carried it out. ``truncate``: the connection is cut in the middle of the answer's body."""
 
-MORE_FAULTS = ("flip_request", "flip_answer", "hang")
-"""To be injected by name: one bit of the body is turned; no answer until the proxy is closed."""
+MORE_FAULTS = (
+    "409_before",
+    "409_after",
+    "429_after",
+    "flip_request",
+    "flip_answer",
+    "hang_before",
+    "hang",
+)
+"""To be injected by name, or given as `faults`. ``flip``: one bit of the body is turned. ``hang``:
+no answer, after the server has carried it out, until the proxy is closed or `patience` is over;
+then the connection is cut."""
 
-_REASONS = {"429": "Too Many Requests", "500": "Internal Server Error", "503": "Slow Down"}
+ALL_FAULTS = (*FAULTS, *MORE_FAULTS)
+
+_REASONS = {
+    "409": "Conflict",
+    "429": "Too Many Requests",
+    "500": "Internal Server Error",
+    "503": "Slow Down",
+}
 _LIMIT = 1 << 20
 
 
@@ -86,17 +103,26 @@ class FaultProxy:
     """Between a client and the HTTP server at `upstream`, on a port of its own.
 
     With `rate` each request meets one of `faults` with that probability. Faults
-    that were injected come first. `requests` is what came, in order.
+    that were injected come first. `requests` is what came, in order. `hanging` is
+    set as soon as a request hangs, which it does for `patience` seconds.
     """
 
     def __init__(
-        self, upstream: str, *, rate: float = 0.0, faults: Sequence[str] = FAULTS, seed: int = 0
+        self,
+        upstream: str,
+        *,
+        rate: float = 0.0,
+        faults: Sequence[str] = FAULTS,
+        seed: int = 0,
+        patience: float | None = None,
     ) -> None:
         self.upstream = upstream.rstrip("/")
         self.rate = rate
         self.requests: list[Exchange] = []
         self.endpoint_url = ""
+        self.hanging = threading.Event()
         self._faults = faults
+        self._patience = patience
         self._random = random.Random(seed)
         self._injected: list[_Injected] = []
         self._ready = threading.Event()
@@ -118,9 +144,13 @@ class FaultProxy:
 
         `path` is any part of the target, query included. The first `skip` pass.
         """
-        if fault not in (*FAULTS, *MORE_FAULTS):
+        if fault not in ALL_FAULTS:
             raise ValueError(f"no such fault: {fault}")
         self._injected.append(_Injected(fault, method, path, skip, times))
+
+    def clear(self) -> None:
+        """Forget what was injected and has not been met."""
+        self._injected.clear()
 
     def count(self, method: str | None = None, path: str = "") -> int:
         """How many requests with `method` and `path` came."""
@@ -186,10 +216,9 @@ class FaultProxy:
         answer = b""
         if moment != "before":
             answer = await self._forward(request, body, method)
-        if fault == "hang":
-            assert self._closing is not None
-            await self._closing.wait()
-        if kind == "cut":
+        if kind == "hang":
+            await self._hang()
+        if kind in ("cut", "hang"):
             writer.transport.abort()
             return
         if kind in _REASONS:
@@ -204,6 +233,12 @@ class FaultProxy:
         await writer.drain()
         if fault == "truncate":
             writer.transport.abort()
+
+    async def _hang(self) -> None:
+        assert self._closing is not None
+        self.hanging.set()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), self._patience)
 
     async def _forward(self, request: _Message, body: bytes, method: str) -> bytes:
         """Send on with the server's own name, and let links in the answer lead back here."""

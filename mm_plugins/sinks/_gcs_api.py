@@ -51,8 +51,11 @@ class Answer:
     body: bytes
 
     def json(self) -> Any:
-        """The body as JSON data."""
-        return json.loads(self.body)
+        """The body as JSON data; `TransientError` where it was damaged on its way."""
+        try:
+            return json.loads(self.body)
+        except ValueError as error:
+            raise TransientError("GCS sent an answer that cannot be read") from error
 
 
 class _GcsfsBody:

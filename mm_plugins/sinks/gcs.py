@@ -25,6 +25,7 @@ from mm_core import (
     SourceChangedError,
     StorageError,
     StoredObject,
+    TransientError,
     hookimpl,
     parse_rfc3339,
     redact,
@@ -176,9 +177,9 @@ class GcsSink(Sink):
                 "GET", f"/storage/v1/b/{self._bucket}/o", name=self.root, params=params
             ).json()
             for found in page.get("items", ()):
-                key = found["name"][len(self._base) :]
-                if key and not key.endswith("/"):
-                    yield _stored(key, found)
+                stored = _stored(found.get("name", "")[len(self._base) :], found)
+                if stored.key and not stored.key.endswith("/"):
+                    yield stored
             if "nextPageToken" not in page:
                 return
             params["pageToken"] = page["nextPageToken"]
@@ -265,7 +266,7 @@ class GcsSink(Sink):
         created: bool = False,
     ) -> None:
         """Compare; wrong bytes are deleted, unless others may have seen them under a new name."""
-        whole = int(stored.get("size", -1)) == size
+        whole = str(stored.get("size")) == str(size)
         if whole and not tells_other_bytes(stored, checksum, data):
             return
         if not created:
@@ -316,5 +317,8 @@ def _related(boundary: str, facts: bytes, data: Buffer) -> bytes:
 
 
 def _stored(key: str, found: dict[str, Any]) -> StoredObject:
-    moment = parse_rfc3339(found["updated"])
-    return StoredObject(key=key, size=int(found["size"]), modified=moment.astimezone(timezone.utc))
+    try:
+        moment, size, _ = parse_rfc3339(found["updated"]), int(found["size"]), found["name"]
+    except (KeyError, ValueError, TypeError) as error:
+        raise TransientError(f"{key}: GCS sent an answer that cannot be read") from error
+    return StoredObject(key=key, size=size, modified=moment.astimezone(timezone.utc))

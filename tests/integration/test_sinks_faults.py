@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import re
@@ -80,6 +81,27 @@ def test_each_single_fault_is_outlived(store):
         assert read_bytes(sink, "a") == b"text"
         assert [o.key for o in sink.list("")] == ["a"]
     assert len(proxy.faults) == 6 * len(SOME_FAULTS)
+
+
+def test_a_damaged_answer_is_an_error_of_ours(store):
+    """Whatever an answer says after a bit of it was turned: it is done, or one of our errors is raised."""
+    sink, proxy = store
+    sink.put("a", b"text")
+    for call in (
+        lambda: sink.put("a", b"text"),
+        lambda: sink.create("c", b"text"),
+        lambda: sink.stat("a"),
+        lambda: list(sink.list("")),
+        lambda: sink.copy("a", "b"),
+        lambda: sink.delete(["b"]),
+    ):
+        for count in range(1, 4):
+            proxy.inject("flip_answer", times=count)
+            with contextlib.suppress(MMError):
+                call()
+    proxy.clear()
+    sink.put("a", b"text")
+    assert read_bytes(sink, "a") == b"text"
 
 
 def test_a_store_that_stays_down_is_a_transient_error(store):
