@@ -1,9 +1,10 @@
-"""A GCS server on loopback: fake-gcs-server, whose binary comes in a wheel."""
+"""GCS servers on loopback: fake-gcs-server, whose binary comes in a wheel, and one to refuse."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -77,6 +78,38 @@ class GcsServer:
             headers={"Content-Type": "application/json"},
         )
         assert status in (200, 409), told
+
+
+class GcsEmulator(GcsServer):
+    """The same by gcp-storage-emulator, which overlooks preconditions: no place for a registry.
+
+    Its packages do not go well with others, so it lives in an environment of its own:
+    MM_GCP_STORAGE_EMULATOR names its command.
+    """
+
+    def __init__(self) -> None:
+        found = shutil.which(os.environ.get("MM_GCP_STORAGE_EMULATOR", "gcp-storage-emulator"))
+        if found is None:
+            raise MissingExtraError(
+                "this GCS server for tests is not installed",
+                hint="set MM_GCP_STORAGE_EMULATOR to the command of gcp-storage-emulator (PyPI)",
+            )
+        self._binary = Path(found)
+        self._folder = tempfile.TemporaryDirectory(prefix="mm-gcs-")
+        self._process: subprocess.Popen[bytes] | None = None
+        self.endpoint_url = f"http://127.0.0.1:{free_port()}"
+
+    def __enter__(self) -> Self:
+        port = self.endpoint_url.rpartition(":")[2]
+        self._process = subprocess.Popen(
+            [str(self._binary), "start", "--host=127.0.0.1", f"--port={port}", "--in-memory"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=self._folder.name,
+        )
+        wait_for(self._process, int(port), name=self._binary.name)
+        return self
 
 
 def _find_binary() -> Path:

