@@ -26,6 +26,7 @@ _EXPORTS = {
     "mm_core.names": ("check_alias", "check_path", "check_version"),
     "mm_core.logging": ("setup_logging",),
     "mm_core.metrics": ("track_performance",),
+    "mm_core.upkeep.registry_file": ("backup_and_repair_registry",),
     "mm_core.integrity": ("file_sha256", "verify_file_integrity"),
     "mm_core.redaction": ("redact", "redact_url", "remember_secret"),
     "mm_core.schemas": (
@@ -160,3 +161,6 @@ if TYPE_CHECKING:
     from mm_core.source import RangeReader as RangeReader
     from mm_core.source import Source as Source
     from mm_core.stored import StoredSource as StoredSource
+    from mm_core.upkeep.registry_file import (
+        backup_and_repair_registry as backup_and_repair_registry,
+    )

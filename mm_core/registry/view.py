@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mm_core.exceptions import ConfigError, StorageError, UsageError
-from mm_core.schemas import ModelEntry
+from mm_core.registry.layout import FORMAT_KEY
+from mm_core.schemas import ModelEntry, sha256_hex
 from mm_core.sink import Sink
 
 FORMAT = "model-manager-view"
@@ -18,7 +19,8 @@ class JsonView:
     """The file at `path`, rewritten as a whole.
 
     `ConfigError` if something stands there that is not such a view: it is never
-    overwritten.
+    overwritten. Where a registry lies beside it, what is not even JSON is such a
+    view that was damaged: it is set aside and written anew.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,14 +28,9 @@ class JsonView:
         self.check()
 
     def check(self) -> None:
-        """Raise `ConfigError` unless the file is absent, empty or such a view."""
-        try:
-            data = self.path.read_bytes()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise ConfigError(f"{self.path} cannot be read: {error.strerror}") from error
-        if data.strip() and not _is_view(data):
+        """Raise `ConfigError` unless the file is absent, empty or such a view, whole or damaged."""
+        data = self._read()
+        if data.strip() and not _is_view(data) and not self._is_damaged(data):
             raise ConfigError(
                 f"{self.path} holds something that is not a view of a model registry",
                 hint="move the file away, or choose another registry_file",
@@ -49,7 +46,22 @@ class JsonView:
         except OSError as error:
             raise StorageError(f"{self.path} cannot be written: {error.strerror}") from error
 
+    def _read(self) -> bytes:
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be read: {error.strerror}") from error
+
+    def _is_damaged(self, data: bytes) -> bool:
+        return (folder_beside(self.path) / FORMAT_KEY).exists() and not _is_json(data)
+
     def _replace(self, text: str) -> None:
+        data = self._read()
+        if data.strip() and not _is_view(data):
+            aside = f"{self.path.name}.damaged-{sha256_hex(data)[:12]}"
+            self.path.replace(self.path.with_name(aside))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         staged = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}")
         try:
@@ -71,8 +83,20 @@ def sink_beside(registry_file: Path | str | None) -> Sink:
     from mm_core.plugins import Plugins
 
     local = Plugins.discover().sink_type("local")
-    folder = Path(registry_file).absolute()
-    return local(local.Config(root=f"{folder}.d"))
+    return local(local.Config(root=str(folder_beside(Path(registry_file)))))
+
+
+def folder_beside(registry_file: Path) -> Path:
+    """The folder with the registry whose view is `registry_file`."""
+    return Path(f"{registry_file.absolute()}.d")
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        json.loads(data)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_view(data: bytes) -> bool:

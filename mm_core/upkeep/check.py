@@ -1,0 +1,259 @@
+"""Is everything as the registry says? The log, what is derived from it, and every file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from mm_core.exceptions import IntegrityError
+from mm_core.names import version_prefix
+from mm_core.registry.layout import FORMAT_KEY, HINT_KEY, log_key, manifest_key
+from mm_core.registry.log import Log
+from mm_core.registry.state import Record, Row, State, is_available
+from mm_core.schemas import Manifest, StoredFile, sha256_hex
+from mm_core.sink import Sink
+from mm_core.upkeep.findings import CheckReport, Finding, Severity
+from mm_core.upkeep.store import MANIFEST_PREFIX, Store, in_windows
+from mm_core.upkeep.survey import NO_FORMAT, NO_HINT, Survey, survey
+from mm_core.upkeep.walk import Walk, walk
+
+_MANIFEST = re.compile(re.escape(MANIFEST_PREFIX) + r"([0-9a-f]{64})\.json")
+
+_REPAIR = "mm registry repair"
+_VERIFY = "mm verify --repair"
+_GC = "mm gc"
+
+
+def check(sink: Sink, *, deep: bool = False, timeout: float = 60.0) -> CheckReport:
+    """Look at everything that the registry in `sink` is made of, and at every file it names.
+
+    Presence and size by one listing; with `deep` every byte is read and hashed.
+    Writes nothing, and raises for no damage: that is what findings are for. Others
+    may be at work: what changes meanwhile is no finding.
+
+    Raises `StorageError` for a registry of a newer format, and errors of the store.
+    """
+    store = Store(sink, timeout=timeout)
+    found = survey(store)
+    way = walk(store, found)
+    files = _Files(store, way.state, deep=deep)
+    findings = [*_of_registry(found, way), *files.findings()]
+    if any(finding.version for finding in findings):
+        findings = _still_so(store, findings, way.state)
+    return CheckReport(
+        commits=len(found.links),
+        checkpoints=len(found.checkpoints) + len(found.damaged_checkpoints),
+        versions=files.versions,
+        files=files.files,
+        deep=deep,
+        findings=tuple(sorted(findings, key=lambda f: (f.key, f.code))),
+    )
+
+
+# -- the registry's own objects ---------------------------------------------------------
+
+
+def _of_registry(found: Survey, way: Walk) -> Iterator[Finding]:
+    missing = found.format_problem == NO_FORMAT
+    if found.format_problem and not (missing and found.is_empty):
+        code = "format_missing" if missing else "format_damaged"
+        yield _finding(code, Severity.ERROR, FORMAT_KEY, found.format_problem, _REPAIR)
+    yield from _of_log(found, way)
+    yield from _of_checkpoints(found, way)
+    for key in found.foreign:
+        yield _finding("foreign", Severity.NOTE, key, "it is no commit", None)
+
+
+def _of_log(found: Survey, way: Walk) -> Iterator[Finding]:
+    stuck = {seq for seq in way.stuck if seq - 1 not in found.bad}
+    for seq, named in sorted(found.bad.items()):
+        link = found.links.get(seq)
+        if link is not None and link.stands_in:
+            yield _replaced(seq)
+            continue
+        why = "it is missing" if link is None else "it cannot be read"
+        if link is not None and link.prev is not None:
+            why = "it is not the commit that the one after it names" if named else "it is damaged"
+        code = "log_gap" if link is None else "log_damaged"
+        lost = " and no checkpoint holds what it did" if seq in way.skipped else ""
+        yield _finding(code, Severity.ERROR, log_key(seq), f"commit {seq}: {why}{lost}", _REPAIR)
+    for seq in sorted(stuck - found.bad.keys()):
+        why = f"commit {seq} does not follow the one before it, and no checkpoint leads beyond it"
+        yield _finding("log_broken", Severity.ERROR, log_key(seq), why, _REPAIR)
+    for seq, link in sorted(found.links.items()):
+        if link.stands_in and not link.fence and seq not in found.bad:
+            yield _replaced(seq)
+    if found.needs_fence:
+        why = "a repair ended before it was done"
+        yield _finding("log_unfenced", Severity.WARNING, log_key(found.top), why, _REPAIR)
+
+
+def _replaced(seq: int) -> Finding:
+    why = f"commit {seq} was lost, and a repair put an empty one in its place"
+    return _finding("log_replaced", Severity.NOTE, log_key(seq), why, None)
+
+
+def _of_checkpoints(found: Survey, way: Walk) -> Iterator[Finding]:
+    for key in found.damaged_checkpoints:
+        why = "its bytes are not those that its name says"
+        yield _finding("checkpoint_damaged", Severity.WARNING, key, why, _REPAIR)
+    for key in way.wrong:
+        why = "it does not say what the log says"
+        yield _finding("checkpoint_wrong", Severity.ERROR, key, why, _REPAIR)
+    for key in found.damaged_packs:
+        why = "its bytes are not those that its name says"
+        yield _finding("pack_damaged", Severity.WARNING, key, why, _REPAIR)
+    if found.needs_hint:
+        code = "hint_missing" if found.hint_problem == NO_HINT else "hint_damaged"
+        yield _finding(code, Severity.WARNING, HINT_KEY, str(found.hint_problem), _REPAIR)
+
+
+# -- manifests and files ----------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Files:
+    """The files of all AVAILABLE versions against what stands."""
+
+    store: Store
+    state: State
+    deep: bool
+    versions: int = 0
+    files: int = 0
+    _manifests: dict[str, Manifest] = field(default_factory=dict)
+
+    def findings(self) -> Iterator[Finding]:
+        rows = list(self.state.rows())
+        kept = [(r, row) for r, row in rows if is_available(row) and row.get("manifest")]
+        self.versions = len(kept)
+        wanted: dict[str, tuple[Record, Row, StoredFile]] = {}
+        for (record, row), manifest in in_windows(self._manifest, kept):
+            if isinstance(manifest, Finding):
+                yield manifest
+                continue
+            wanted |= {file.key: (record, row, file) for file in manifest.files}
+        self.files = len(wanted)
+        yield from self._compare(wanted, _prefixes(rows))
+        yield from self._unnamed(rows)
+
+    def _manifest(self, item: tuple[Record, Row]) -> Manifest | Finding:
+        record, row = item
+        key = manifest_key(row["manifest"])
+        about = {"model_id": record.model_id, "version": row["version"]}
+        data = self.store.read(key)
+        if data is None:
+            why = "the list of the version's files is missing"
+            return _finding("manifest_missing", Severity.ERROR, key, why, _REPAIR, **about)
+        try:
+            if sha256_hex(data) != row["manifest"]:
+                raise IntegrityError("its bytes are not those that its name says")
+            manifest = Manifest.from_bytes(data)
+        except IntegrityError as error:
+            why = f"the list of the version's files is damaged: {error}"
+            return _finding("manifest_damaged", Severity.ERROR, key, why, _REPAIR, **about)
+        if (manifest.model_id, manifest.version) != (record.model_id, row["version"]):
+            why = f"it is that of {manifest.model_id}@{manifest.version}"
+            return _finding("manifest_wrong", Severity.ERROR, key, why, _REPAIR, **about)
+        return manifest
+
+    def _compare(
+        self, wanted: Mapping[str, tuple[Record, Row, StoredFile]], prefixes: set[str]
+    ) -> Iterator[Finding]:
+        standing: list[tuple[Record, Row, StoredFile]] = []
+        missing = dict(wanted)
+        for stored in self.store.persist(lambda: list(self.store.sink.list("models/"))):
+            item = missing.pop(stored.key, None)
+            if item is None:
+                if not _is_within(stored.key, prefixes):
+                    why = f"no version names it ({stored.size} bytes)"
+                    yield _finding("orphan", Severity.NOTE, stored.key, why, _GC)
+            elif stored.size != item[2].size:
+                yield _of_file("object_size", item, f"its size is {stored.size} bytes, not")
+            else:
+                standing.append(item)
+        for item in missing.values():
+            size = self._size_elsewhere(item[2].key)
+            if size is None:
+                yield _of_file("object_missing", item, "it is missing; it has")
+            elif size != item[2].size:
+                yield _of_file("object_size", item, f"its size is {size} bytes, not")
+            else:
+                standing.append(item)
+        yield from self._hashed(standing)
+
+    def _size_elsewhere(self, key: str) -> int | None:
+        """The size of a file that was adopted where it stands, which the listing does not have."""
+        if key.startswith("models/"):
+            return None
+        stored = self.store.persist(lambda: self.store.sink.stat(key))
+        return stored.size if stored else None
+
+    def _hashed(self, standing: list[tuple[Record, Row, StoredFile]]) -> Iterator[Finding]:
+        if not self.deep:
+            return
+        hashes = in_windows(lambda item: self.store.sha256(item[2].key), standing)
+        for item, sha256 in hashes:
+            if sha256 != item[2].sha256:
+                why = f"its sha256 is {sha256}, not {item[2].sha256}; it has"
+                yield _of_file("object_hash", item, why)
+
+    def _unnamed(self, rows: Iterable[tuple[Record, Row]]) -> Iterator[Finding]:
+        named = {row.get("manifest") for _, row in rows}
+        for stored in self.store.list(MANIFEST_PREFIX):
+            name = _MANIFEST.fullmatch(stored.key)
+            if name is None or name[1] not in named:
+                why = "no version names this manifest now"
+                yield _finding("orphan", Severity.NOTE, stored.key, why, None)
+
+
+def _prefixes(rows: Iterable[tuple[Record, Row]]) -> set[str]:
+    """The folders whose files are somebody's: versions on their way, removed, or failed."""
+    return {
+        version_prefix(record.model_id, row["version"])
+        for record, row in rows
+        if "path" not in row and not is_available(row)
+    }
+
+
+def _is_within(key: str, prefixes: set[str]) -> bool:
+    parts = key.split("/")
+    return any("/".join(parts[:depth]) + "/" in prefixes for depth in range(3, len(parts)))
+
+
+def _of_file(code: str, item: tuple[Record, Row, StoredFile], why: str) -> Finding:
+    record, row, file = item
+    return _finding(
+        code,
+        Severity.ERROR,
+        file.key,
+        f"{why} {file.size} bytes",
+        _VERIFY,
+        model_id=record.model_id,
+        version=row["version"],
+    )
+
+
+# -- what changed meanwhile -------------------------------------------------------------
+
+
+def _still_so(store: Store, findings: list[Finding], before: State) -> list[Finding]:
+    """`findings` without those of versions that others have changed since `before`."""
+    try:
+        after = Log(store.sink, timeout=store.timeout, writer="").refresh()
+    except IntegrityError:  # a damaged log: then there are findings enough, and nobody writes
+        return findings
+    return [
+        finding
+        for finding in findings
+        if finding.model_id is None
+        or finding.version is None
+        or before.row(finding.model_id, finding.version)
+        == after.row(finding.model_id, finding.version)
+    ]
+
+
+def _finding(
+    code: str, severity: Severity, key: str, message: str, remedy: str | None, **about: str
+) -> Finding:
+    return Finding(code=code, severity=severity, key=key, message=message, remedy=remedy, **about)

@@ -1,0 +1,474 @@
+"""Repair: what is damaged is set aside and made anew from what is right.
+
+A number of the log is never free, not for a moment: what stands under it is
+replaced in one step, by the commit's own bytes where a copy is found, else by an
+empty commit that stands in for it. Each step can be done again, and the order is
+such that a repair which is interrupted goes on from what stands.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mm_core.exceptions import StorageError, TransientError
+from mm_core.names import version_prefix
+from mm_core.registry.checkpoint import checkpoint_key, encode
+from mm_core.registry.hint import Hint, Part, write_hint
+from mm_core.registry.layout import (
+    FORMAT,
+    FORMAT_KEY,
+    FORMAT_VERSION,
+    HINT_KEY,
+    LOG_PREFIX,
+    log_key,
+    manifest_key,
+)
+from mm_core.registry.log import Log
+from mm_core.registry.state import GENESIS, Record, Row, State, is_available
+from mm_core.schemas import canonical_json, sha256_hex
+from mm_core.sink import Sink
+from mm_core.upkeep.commits import BROKEN, WRITER, Link, link_of, number_of, stand_in
+from mm_core.upkeep.copies import Copies, refuse_another
+from mm_core.upkeep.rebuild import LostVersion, Refused, add_again, lost_versions, manifest_anew
+from mm_core.upkeep.store import QUARANTINE_PREFIX, Store, in_windows, quarantine_key
+from mm_core.upkeep.survey import NO_FORMAT, Survey, commits_in_pack, survey
+from mm_core.upkeep.walk import Walk, walk
+
+_ROUNDS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One thing that a repair does. `action` is stable: see docs/repair.md."""
+
+    action: str
+    key: str
+    why: str
+    data: bytes | None = field(default=None, repr=False)
+    was: str | None = field(default=None, repr=False)
+    """The sha256 of what stands under `key` now, where something does."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The step as JSON data."""
+        return {"action": self.action, "key": self.key, "why": self.why}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """Something that cannot be mended from what stands, and what may help."""
+
+    key: str
+    why: str
+    hint: str
+
+    def to_json(self) -> dict[str, Any]:
+        """What is left as JSON data."""
+        return {"key": self.key, "why": self.why, "hint": self.hint}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepairPlan:
+    """What a repair would do, in its order. `state` is what the registry will say then."""
+
+    steps: tuple[Step, ...]
+    state: State = field(repr=False)
+    lost: tuple[LostVersion, ...] = field(default=(), repr=False)
+    left: tuple[Left, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repaired:
+    """What a repair did; with `dry_run`, what it would do.
+
+    `left` is what it could not mend. `seq` and `head` are the last commit now, and
+    the sha256 of its bytes.
+    """
+
+    steps: tuple[Step, ...]
+    left: tuple[Left, ...] = ()
+    seq: int = 0
+    head: str = GENESIS
+    dry_run: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON data."""
+        return {
+            "dry_run": self.dry_run,
+            "steps": [step.to_json() for step in self.steps],
+            "left": [left.to_json() for left in self.left],
+            "seq": self.seq,
+        }
+
+
+def repair(
+    sink: Sink,
+    *,
+    copies: Copies | None = None,
+    dry_run: bool = False,
+    timeout: float = 60.0,
+    on_step: Callable[[Step], None] | None = None,
+) -> Repaired:
+    """Mend the registry in `sink`; nothing where nothing is wrong. Files are not looked at.
+
+    Others may read and write meanwhile; whoever had read what is lost is stopped by
+    an `IntegrityError` and must open the registry anew. What was damaged is kept below
+    ``.mm/quarantine/``. `copies` are the registry's objects in a backup.
+
+    Raises `StorageError` for a registry of a newer format or with operations that this
+    release does not know, `ConflictError` for a backup of another registry, and
+    `TransientError` if others are always quicker.
+    """
+    store = Store(sink, timeout=timeout)
+    done: list[Step] = []
+    refused: list[Refused] = []
+    if copies is not None:
+        refuse_another(store, copies)
+    for _ in range(_ROUNDS):
+        found = survey(store)
+        if copies is not None:
+            found = _knowing(found, copies.commits())
+        plan = make_plan(store, found, copies, refused)
+        if dry_run or not plan.steps:
+            return Repaired(
+                steps=tuple(plan.steps if dry_run else done),
+                left=(*plan.left, *map(_left, refused)),
+                seq=plan.state.seq,
+                head=plan.state.head,
+                dry_run=dry_run,
+            )
+        steps = _Steps(store, plan, refused, on_step)
+        steps.run()
+        done += steps.done
+    raise TransientError(
+        f"the registry at {sink.root} changes as fast as it is repaired",
+        hint="stop those who write to it, or another repair, and try again",
+    )
+
+
+# -- doing it -----------------------------------------------------------------------------
+
+
+class _Steps:
+    """The steps of one plan, done in order; those on the log many at once."""
+
+    def __init__(
+        self,
+        store: Store,
+        plan: RepairPlan,
+        refused: list[Refused],
+        on_step: Callable[[Step], None] | None,
+    ) -> None:
+        self._store = store
+        self._plan = plan
+        self._refused = refused
+        self._on_step = on_step
+        self.done: list[Step] = []
+
+    def run(self) -> None:
+        written = [step for step in self._plan.steps if step.data is not None]
+        for step, made in in_windows(self._write, written):
+            if not made:  # somebody else was here: what to do is to be found out anew
+                return
+            self._tell(step)
+        for step in self._plan.steps:
+            if step.action == "checkpoint":
+                write_checkpoint(self._store, self._plan.state)
+                self._tell(step)
+        for step in self._plan.steps:
+            if step.action == "set_aside":
+                self._store.set_aside(step.key)
+                self._store.delete([step.key])
+                self._tell(step)
+        if self._plan.lost:
+            self._add_again()
+
+    def _write(self, step: Step) -> bool:
+        """Put the step's bytes under its key, if what stands there is what was seen."""
+        assert step.data is not None
+        if step.was is None:
+            return self._store.create(step.key, step.data)
+        current = self._store.read(step.key)
+        if current == step.data:
+            return True
+        if current is None or sha256_hex(current) != step.was:
+            return False
+        self._store.put_aside(step.key, current)
+        self._store.put(step.key, step.data)
+        return True
+
+    def _add_again(self) -> None:
+        store, writer = self._store, f"{WRITER} {socket.gethostname()}/{os.getpid()}"
+        for lost in self._plan.lost:
+            if lost.aliases is not None:
+                store.create(manifest_key(lost.sha256), lost.manifest.to_bytes())
+        log = Log(store.sink, timeout=store.timeout, writer=writer)
+        done, refused = add_again(log, self._plan.lost)
+        self._refused += refused
+        names = {_folder(lost) for lost in done}
+        for step in self._plan.steps:
+            if step.action == "add_again" and step.key in names:
+                self._tell(step)
+
+    def _tell(self, step: Step) -> None:
+        self.done.append(step)
+        if self._on_step is not None:
+            self._on_step(step)
+
+
+def write_checkpoint(store: Store, state: State) -> None:
+    """Write a checkpoint and then the hint. Older ones stay, unlike where a writer does it."""
+    data = encode(state)
+    key = checkpoint_key(state.seq, data)
+    store.put(key, data)
+    part = Part(seq=state.seq, key=key, sha256=sha256_hex(data), size=len(data))
+    hint = Hint(checkpoint=part, head=state.head)
+    store.persist(lambda: write_hint(store.sink, hint))
+
+
+def _left(refused: Refused) -> Left:
+    return Left(
+        key=_folder(refused.lost),
+        why=f"{refused.lost.name} is complete, but cannot be added: {refused.error}",
+        hint="pull it again under another name",
+    )
+
+
+def _folder(lost: LostVersion) -> str:
+    return version_prefix(lost.manifest.model_id, lost.manifest.version).rstrip("/")
+
+
+# -- the plan -----------------------------------------------------------------------------
+
+
+def make_plan(
+    store: Store,
+    found: Survey,
+    copies: Copies | None = None,
+    refused: list[Refused] | None = None,
+) -> RepairPlan:
+    """What has to be done for what a survey found."""
+    steps = list(_format_steps(store, found, copies))
+    steps += _log_steps(store, found, copies)
+    links = {**found.links}
+    for step in steps:
+        if step.key.startswith(LOG_PREFIX):
+            seq = number_of(step.key)
+            assert step.data is not None
+            links[seq] = link_of(seq, step.data)
+    after = found.mended(links, found.top)
+    if after.needs_fence:
+        fence = _fence(after)
+        steps.append(fence)
+        assert fence.data is not None
+        top = found.top + 1
+        after = after.mended({**after.links, top: link_of(top, fence.data)}, top)
+    way = walk(store, after)
+    steps += _checkpoint_steps(after, way)
+    replaced = any(link.stands_in and not link.fence for link in after.links.values())
+    lost: list[LostVersion] = []
+    if replaced or way.skipped:
+        taken = {one.lost.sha256 for one in refused or ()}
+        lost = [one for one in lost_versions(store, way.state) if one.sha256 not in taken]
+    steps += [_restoring(one) for one in lost]
+    manifests = _Manifests(store, copies)
+    manifests.look(way.state)
+    steps += manifests.steps
+    lost += [
+        one for one in manifests.anew if one.sha256 not in {r.lost.sha256 for r in refused or ()}
+    ]
+    return RepairPlan(
+        steps=tuple(steps), state=way.state, lost=tuple(lost), left=tuple(manifests.left)
+    )
+
+
+def _knowing(found: Survey, copies: Mapping[int, Link]) -> Survey:
+    """`found`, where a backup names what nothing else does: lost commits, also after the last.
+
+    It condemns nothing that stands and can be read: what was committed since may
+    well be another commit than one that was lost before.
+    """
+    bad, top = dict(found.bad), found.top
+    for seq in sorted(copies):
+        link, before = copies[seq], found.links.get(seq - 1)
+        if seq > top + 1 or (seq <= top and bad.get(seq, {""})):
+            continue
+        known = bad.get(seq - 1) or {before.sha256 if before and seq - 1 not in bad else GENESIS}
+        if link.prev in known:
+            bad[seq] = {link.sha256}
+            top = max(top, seq)
+    vouched = {**found.vouched, **{seq: bad[seq] for seq in bad if bad[seq]}}
+    return replace(found, bad=bad, top=top, vouched=vouched)
+
+
+def _format_steps(store: Store, found: Survey, copies: Copies | None) -> Iterator[Step]:
+    if found.format is not None or (found.format_problem == NO_FORMAT and found.is_empty):
+        return
+    if found.is_empty and not found.checkpoints:
+        raise StorageError(
+            f"{FORMAT_KEY} cannot be read, and there is nothing else that tells of a registry",
+            hint="is this the right backend? a registry's own objects lie below .mm/",
+        )
+    known = copies.format if copies else None
+    made = known or {"format": FORMAT, "version": FORMAT_VERSION, "id": str(uuid.uuid4())}
+    standing = store.read(FORMAT_KEY)
+    yield Step(
+        action="format",
+        key=FORMAT_KEY,
+        why=f"{found.format_problem}; it is made anew"
+        + ("" if known else ", with a new id, since nothing tells the old one"),
+        data=canonical_json(made),
+        was=sha256_hex(standing) if standing is not None else None,
+    )
+
+
+def _log_steps(store: Store, found: Survey, copies: Copies | None) -> Iterator[Step]:
+    elsewhere = _Elsewhere(store, found, copies)
+    standing = dict(found.links)
+    for seq, named in sorted(found.bad.items()):
+        link = found.links.get(seq)
+        was = link.sha256 if link else None
+        data, origin = elsewhere.find(seq, named)
+        if data is not None:
+            why = f"its own bytes are in {origin}"
+            yield Step(action="put_back", key=log_key(seq), why=why, data=data, was=was)
+        elif link is not None and link.stands_in:
+            continue
+        else:
+            data = _replacement(found, standing, seq)
+            why = "its own bytes are nowhere: an empty commit stands in for it"
+            yield Step(action="stand_in", key=log_key(seq), why=why, data=data, was=was)
+        standing[seq] = link_of(seq, data)
+
+
+def _replacement(found: Survey, standing: Mapping[int, Link], seq: int) -> bytes:
+    """The commit that stands in for `seq`: it follows what is before it, if that is all there is.
+
+    Where a checkpoint knows more than the log does now, the log must not be read over
+    the gap as if nothing had been there.
+    """
+    before = standing.get(seq - 1)
+    link = found.links.get(seq)
+    prev = GENESIS if seq == 1 else before.sha256 if before else BROKEN
+    if found.checkpoint_at_or_after(seq) is not None:
+        prev = BROKEN
+    return stand_in(
+        seq,
+        prev,
+        time=before.time if before else Link(seq=0, sha256="", prev=None).time,
+        aside=quarantine_key(log_key(seq), link.sha256) if link else None,
+    )
+
+
+def _fence(found: Survey) -> Step:
+    last = found.links[found.top]
+    return Step(
+        action="stand_in",
+        key=log_key(found.top + 1),
+        why="an empty commit, so that nobody goes on from the one that is lost",
+        data=stand_in(found.top + 1, last.sha256, time=last.time, aside=None, fence=True),
+    )
+
+
+def _checkpoint_steps(found: Survey, way: Walk) -> Iterator[Step]:
+    damaged = dict.fromkeys(found.damaged_checkpoints, "its hash is wrong")
+    damaged |= dict.fromkeys(found.damaged_packs, "its hash is wrong")
+    damaged |= dict.fromkeys(way.wrong, "it does not say what the log says")
+    if way.state.seq and (damaged or way.stuck or found.needs_hint):
+        why = found.hint_problem or "so that a reader need not pass what was damaged"
+        yield Step(action="checkpoint", key=HINT_KEY, why=f"a new checkpoint and hint: {why}")
+    elif found.needs_hint:
+        yield Step(action="set_aside", key=HINT_KEY, why=str(found.hint_problem))
+    for key, why in sorted(damaged.items()):
+        yield Step(action="set_aside", key=key, why=why)
+
+
+def _restoring(lost: LostVersion) -> Step:
+    why = f"{lost.name} is complete, and no commit adds it any more"
+    return Step(action="add_again", key=_folder(lost), why=why)
+
+
+# -- where right bytes may be found ---------------------------------------------------------
+
+
+class _Elsewhere:
+    """Copies of commits: in packs, in the quarantine of an earlier repair, in a backup."""
+
+    def __init__(self, store: Store, found: Survey, copies: Copies | None) -> None:
+        self._store = store
+        self._found = found
+        self._copies = copies
+        self._packs: dict[str, dict[int, bytes]] = {}
+
+    def find(self, seq: int, named: set[str]) -> tuple[bytes | None, str]:
+        """The bytes of commit `seq` with one of the hashes `named`, and where they were."""
+        for data, origin in self._candidates(seq) if named else ():
+            if sha256_hex(data) in named:
+                return data, origin
+        return None, ""
+
+    def _candidates(self, seq: int) -> Iterator[tuple[bytes, str]]:
+        for pack in self._found.packs if seq in self._found.packed else ():
+            if pack not in self._packs:
+                packed = self._store.read(pack)
+                commits = commits_in_pack(pack, packed) if packed is not None else None
+                self._packs = {pack: commits or {}}  # one, not all
+            if seq in self._packs[pack]:
+                yield self._packs[pack][seq], pack
+        data = self._copies.get(log_key(seq)) if self._copies else None
+        if data is not None:
+            yield data, "the backup"
+        for stored in self._store.list(f"{QUARANTINE_PREFIX}{log_key(seq)}-"):
+            data = self._store.read(stored.key)
+            if data is not None:
+                yield data, stored.key
+
+
+class _Manifests:
+    """The manifests of AVAILABLE versions: those that are lost, and what can be done."""
+
+    def __init__(self, store: Store, copies: Copies | None) -> None:
+        self._store = store
+        self._copies = copies
+        self.steps: list[Step] = []
+        self.anew: list[LostVersion] = []
+        self.left: list[Left] = []
+
+    def look(self, state: State) -> None:
+        """Find what is lost or damaged."""
+        rows = [(r, row) for r, row in state.rows() if is_available(row) and row.get("manifest")]
+        for (record, row), standing in in_windows(self._standing, rows):
+            if standing != row["manifest"]:
+                self._mend(record, row, standing)
+
+    def _standing(self, item: tuple[Record, Row]) -> str | None:
+        data = self._store.read(manifest_key(item[1]["manifest"]))
+        return sha256_hex(data) if data is not None else None
+
+    def _mend(self, record: Record, row: Row, standing: str | None) -> None:
+        key, name = manifest_key(row["manifest"]), f"{record.model_id}@{row['version']}"
+        how = "damaged" if standing else "missing"
+        data = self._copies.get(key) if self._copies else None
+        if data is not None and sha256_hex(data) == row["manifest"]:
+            why = f"the manifest of {name} is {how}; its own bytes are in the backup"
+            self.steps.append(Step(action="put_back", key=key, why=why, data=data, was=standing))
+            return
+        anew = manifest_anew(self._store, record, row)
+        if anew is None:
+            self.left.append(
+                Left(
+                    key=key,
+                    why=f"the manifest of {name} is {how}, and its files are not all there",
+                    hint=f"repair with --from BACKUP, or `mm rm {name}` and pull it again",
+                )
+            )
+            return
+        why = f"the manifest of {name} is {how}; it is made anew from the files that stand"
+        self.anew.append(anew)
+        self.steps.append(Step(action="add_again", key=_folder(anew), why=why))
+        if standing:
+            self.steps.append(Step(action="set_aside", key=key, why=f"it is {how}"))
