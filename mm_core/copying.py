@@ -15,7 +15,14 @@ from mm_core.registry import ModelRegistry
 from mm_core.schemas import ModelEntry, ModelStatus, Pulled, Request
 from mm_core.stored import COPIED_FROM, StoredSource
 from mm_core.street import Street
+from mm_core.transfer.pool import run_parallel
 from mm_core.transfer.stop import Stop
+
+SMALL = 16 << 20
+"""Bytes of the largest version of a model that is copied beside others."""
+
+AT_ONCE = 4
+"""So many small models are copied at once."""
 
 _Held = Mapping[tuple[str, str], str]
 """Which version each alias of a backend names, by model id and folded alias."""
@@ -64,15 +71,45 @@ class Copier:
         """
         entries = self._available(self.source)
         there = {(entry.model_id, entry.version): entry for entry in self._available(self.target)}
-        versions = [
-            self._copied(entry, None, there.get((entry.model_id, entry.version)))
-            for entry in entries
-        ]
+        versions = self._all_copied(entries, there)
         aliases: list[CopiedAlias] = []
         if self._wants_aliases:
             aliases += self._with_aliases(_ready(entries, versions), None, _held(there.values()))
         removed = list(self._pruned(list(there.values()))) if prune else []
         return self._told([*versions, *removed], aliases)
+
+    def _all_copied(
+        self, entries: Sequence[ModelEntry], there: Mapping[tuple[str, str], ModelEntry]
+    ) -> list[CopiedVersion]:
+        """What became of `entries`: several small models at once, for these wait more than move.
+
+        The versions of one model come one after another, so that the newest stays the newest.
+        """
+        stop = Stop(self.street.cancelled, self.cancelled)
+        models: dict[str, list[ModelEntry]] = {}
+        for entry in entries:
+            models.setdefault(entry.model_id, []).append(entry)
+
+        def copy(versions: Sequence[ModelEntry]) -> list[CopiedVersion]:
+            return [
+                self._copied(
+                    entry,
+                    None,
+                    there.get((entry.model_id, entry.version)),
+                    cancelled=stop,
+                    looked=True,
+                )
+                for entry in versions
+            ]
+
+        small, large = [], []
+        for group in models.values():
+            fits = max(entry.size_bytes for entry in group) <= SMALL
+            (small if fits else large).append(group)
+        done = run_parallel(copy, small, jobs=AT_ONCE, cancelled=stop)
+        done += map(copy, large)
+        found = {(one.model_id, one.version): one for group in done for one in group}
+        return [found[entry.model_id, entry.version] for entry in entries]
 
     @property
     def _wants_aliases(self) -> bool:
@@ -83,24 +120,32 @@ class Copier:
         return place.registry.list_models(model_id=model_id, status=ModelStatus.AVAILABLE)
 
     def _copied(
-        self, entry: ModelEntry, model_id: str | None, there: ModelEntry | None = None
+        self,
+        entry: ModelEntry,
+        model_id: str | None,
+        there: ModelEntry | None = None,
+        *,
+        cancelled: threading.Event | None = None,
+        looked: bool = False,
     ) -> CopiedVersion:
+        """What became of one version; `there` is the target's, and all of it if `looked`."""
+        stop = cancelled or Stop(self.street.cancelled, self.cancelled)
         if entry.manifest is None:
             reason = "it was only registered: its files are kept by somebody else"
             return _outcome(entry, Outcome.SKIPPED, reason=reason)
         if there is not None:
             return self._present(entry, there)
-        if Stop(self.street.cancelled, self.cancelled).is_set():
+        if stop.is_set():
             raise CancelledError("stopped")
         if self.wishes.dry_run:
-            return self._foreseen(entry, model_id)
+            return _outcome(entry, Outcome.COPIED) if looked else self._foreseen(entry, model_id)
         try:
             pulled = self.street.bring(
                 self.target,
                 StoredSource.of(self.source.registry, entry),
                 self._request(entry, model_id),
                 jobs=self.wishes.jobs,
-                cancelled=self.cancelled,
+                cancelled=stop,
                 read_copies=self.wishes.read_copies,
             )
         except CancelledError:

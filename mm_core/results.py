@@ -37,5 +37,9 @@ class Shown:
             | ({"header": self.headers[f.path]} if f.path in self.headers else {})
             for f in self.manifest.files
         ]
-        facts = {"revision": self.manifest.revision, "license": self.manifest.license}
+        facts = {
+            "revision": self.manifest.revision,
+            "license": self.manifest.license,
+            "replicated_from": self.manifest.facts.get("replicated_from"),
+        }
         return self.entry.to_json() | facts | {"files": files}

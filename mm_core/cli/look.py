@@ -185,7 +185,9 @@ def _emit_entry(state: State, entry: ModelEntry, facts: dict[str, Any], why: str
     )
 
 
-def _fact_lines(entry: ModelEntry, revision: Any, license: Any, url: str) -> Iterator[str]:
+def _fact_lines(
+    entry: ModelEntry, revision: Any, license: Any, url: str, copied_from: str = ""
+) -> Iterator[str]:
     yield from output.facts(
         [
             ("model", entry.model_id),
@@ -196,6 +198,7 @@ def _fact_lines(entry: ModelEntry, revision: Any, license: Any, url: str) -> Ite
             ("size", output.size(entry.size_bytes)),
             ("stored", entry.to_json()["download_date"]),
             ("source", entry.source),
+            ("copied from", copied_from),
             ("revision", revision),
             ("licence", license),
             ("url", url),
@@ -205,7 +208,8 @@ def _fact_lines(entry: ModelEntry, revision: Any, license: Any, url: str) -> Ite
 
 def _show_lines(shown: Shown, url: str) -> Iterator[str]:
     entry, manifest = shown.entry, shown.manifest
-    yield from _fact_lines(entry, manifest.revision, manifest.license, url)
+    origin = _origin(manifest.facts)
+    yield from _fact_lines(entry, manifest.revision, manifest.license, url, origin)
     yield ""
     rows = [(f.path, output.size(f.size), f.sha256[:12]) for f in manifest.files]
     yield from output.table(("FILE", "SIZE", "SHA256"), rows)
@@ -217,6 +221,14 @@ def _show_lines(shown: Shown, url: str) -> Iterator[str]:
         )
     yield ""
     yield from _loading(shown, url)
+
+
+def _origin(facts: Mapping[str, Any]) -> str:
+    """The registry from which a version was copied, in words; nothing for one that was not."""
+    origin = facts.get("replicated_from")
+    if not isinstance(origin, Mapping):
+        return ""
+    return f"{origin.get('version')} in {origin.get('backend')}"
 
 
 def _tensors(header: Mapping[str, Any]) -> tuple[object, ...]:

@@ -544,3 +544,19 @@ def test_the_command_copies_and_tells(manager, tmp_path, entry, monkeypatch):
     for wrong in (("copy", "--to", "dr"), ("copy", "x", "--all", "--from", "lake", "--to", "dr"),
                   ("copy", "org/z", "--prune", "--from", "lake", "--to", "dr")):  # fmt: skip
         assert run(*wrong).exception is not None
+
+
+def test_show_tells_where_a_copy_came_from(manager, tmp_path, entry):
+    """The first source stays the source; the registry that it was copied from is told beside it."""
+    from click.testing import CliRunner
+
+    from mm_core.cli.app import make_app
+
+    manager.copy("org/m", source="lake", to="dr")
+    config = tmp_path / "mm.yaml"
+    config.write_text("version: 1\n")
+    words = ["--config", str(config), "--backend", str(tmp_path / "dr"), "show", "org/m"]
+    lines = CliRunner().invoke(make_app(), words).stdout.splitlines()
+    told = {line.partition("  ")[0].strip(): line.partition("  ")[2].strip() for line in lines}
+    assert told["source"] == "hf://org/m@abc"
+    assert told["copied from"] == f"org/m@v1 in {tmp_path / 'lake'}"
