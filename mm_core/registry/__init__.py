@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from mm_core.registry.claims import Claim
     from mm_core.registry.layout import probe_exclusive_create
     from mm_core.registry.registry import ModelRegistry
+    from mm_core.registry.signing import Keys
 
-__all__ = ["Claim", "CommitRecord", "ModelRegistry", "probe_exclusive_create"]
+__all__ = ["Claim", "CommitRecord", "Keys", "ModelRegistry", "probe_exclusive_create"]
 
 _HOME = {
     "Claim": "mm_core.registry.claims",
     "CommitRecord": "mm_core.registry.chain",
+    "Keys": "mm_core.registry.signing",
     "ModelRegistry": "mm_core.registry.registry",
     "probe_exclusive_create": "mm_core.registry.layout",
 }

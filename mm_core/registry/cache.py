@@ -335,7 +335,8 @@ class Cached:
             raise _UnfitError("another commit was seen there")
 
     def _after(self, at: Position) -> list[CommitRecord]:
-        found = read_commits(self._log.sink, at.seq, at.head, self._patience)
+        log = self._log
+        found = read_commits(log.sink, at.seq, at.head, self._patience, log.trust)
         commits = list(islice(found, _AT_MOST + 1))
         if len(commits) > _AT_MOST:
             raise _UnfitError("it is far behind")

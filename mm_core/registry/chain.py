@@ -12,6 +12,7 @@ from mm_core.registry.deadline import Deadline
 from mm_core.registry.layout import log_key
 from mm_core.registry.parallel import at_once
 from mm_core.registry.seal import CHECK, is_broken, read_twice
+from mm_core.registry.signing import Trust
 from mm_core.schemas import sha256_hex
 from mm_core.sink import Sink, read_if_exists
 
@@ -53,29 +54,32 @@ class CommitRecord:
         }
 
 
-def read_commits(sink: Sink, seq: int, head: str, patience: Patience) -> Iterator[CommitRecord]:
+def read_commits(
+    sink: Sink, seq: int, head: str, patience: Patience, trust: Trust | None = None
+) -> Iterator[CommitRecord]:
     """The commits after number `seq`, whose bytes have the sha256 `head`, up to an absent one.
 
-    `IntegrityError` for one that does not follow. Where nothing is new that
-    costs one read; where there is much, many are read at once.
+    `IntegrityError` for one that does not follow, or that `trust` does not
+    believe. Where nothing is new that costs one read; where there is much, many
+    are read at once.
     """
-    return (record for record, _ in read_with_bytes(sink, seq, head, patience))
+    return (record for record, _ in read_with_bytes(sink, seq, head, patience, trust))
 
 
 def read_with_bytes(
-    sink: Sink, seq: int, head: str, patience: Patience
+    sink: Sink, seq: int, head: str, patience: Patience, trust: Trust | None = None
 ) -> Iterator[tuple[CommitRecord, bytes]]:
     """As `read_commits`, with the bytes of each commit."""
-    return parse_commits(sink, _read_on(sink, seq, patience), seq, head)
+    return parse_commits(sink, _read_on(sink, seq, patience), seq, head, trust)
 
 
 def parse_commits(
-    sink: Sink, commits: Iterable[bytes], seq: int, head: str
+    sink: Sink, commits: Iterable[bytes], seq: int, head: str, trust: Trust | None = None
 ) -> Iterator[tuple[CommitRecord, bytes]]:
     """The `commits` after number `seq`, each checked against the one before: `IntegrityError`."""
     for data in commits:
         seq += 1
-        record = _parse(sink, data, seq, head)
+        record = _parse(sink, data, seq, head, trust)
         head = record.sha256
         yield record, data
 
@@ -123,9 +127,11 @@ def _read_on(sink: Sink, seq: int, patience: Patience) -> Iterator[bytes]:
         window = min(window * 2, _WINDOW)
 
 
-def _parse(sink: Sink, data: bytes, seq: int, prev: str) -> CommitRecord:
+def _parse(sink: Sink, data: bytes, seq: int, prev: str, trust: Trust | None) -> CommitRecord:
     try:
         raw = json.loads(data)
+        if trust is not None:
+            trust.check_commit(raw, seq, sink.root)
         number, named = raw.pop("seq"), raw.pop("prev")
         raw.pop(CHECK, None)
         record = CommitRecord(
@@ -137,6 +143,8 @@ def _parse(sink: Sink, data: bytes, seq: int, prev: str) -> CommitRecord:
             sha256=sha256_hex(data),
             extra=raw,
         )
+    except IntegrityError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise changed(sink, seq, "it cannot be read") from error
     if is_broken(data):

@@ -27,6 +27,7 @@ from mm_core.registry.operations import replay, transition
 from mm_core.registry.pack import Recent
 from mm_core.registry.saving import is_due, save
 from mm_core.registry.seal import seal
+from mm_core.registry.signing import Trust
 from mm_core.registry.state import GENESIS, Operation, State, ids_of
 from mm_core.schemas import canonical_json, rfc3339, sha256_hex
 from mm_core.sink import Sink
@@ -65,13 +66,22 @@ class Log:
     """The commit log of one store. Many threads may use one instance.
 
     Writers of one instance queue behind one committer; those who wait share
-    the next commit. With a `memory`, a log that went back is refused.
+    the next commit. With a `memory`, a log that went back is refused; with a
+    `trust`, what nobody has signed who is trusted.
     """
 
     def __init__(
-        self, sink: Sink, *, timeout: float, writer: str, memory: Memory | None = None
+        self,
+        sink: Sink,
+        *,
+        timeout: float,
+        writer: str,
+        memory: Memory | None = None,
+        trust: Trust | None = None,
     ) -> None:
         self.sink = sink
+        self.trust = trust or Trust()
+        self._base = 0
         self._memory = memory
         self._timeout = timeout
         self._writer = writer
@@ -111,8 +121,15 @@ class Log:
         return self.refresh()
 
     def accept(self) -> State:
-        """The state as the store has it, remembered as the newest even if it went back."""
-        state = self._open(self._patience, lambda _: None)
+        """The state as the store has it, even if it went back, or nobody has signed it.
+
+        It is remembered as the newest that was seen, and a checkpoint of it is
+        written where this process has a key to sign it with.
+        """
+        state = self._open(self._patience, lambda _: None, None)
+        if self.trust.signs and state.seq:
+            save(self.sink, state, self._recent, whole=True, trust=self.trust)
+            self._base = state.seq
         if self._memory is not None and self._format is not None:
             seen = Seen(state.seq, state.head)
             self._memory.accept(str(self._format["id"]), self.sink.root, seen)
@@ -121,7 +138,11 @@ class Log:
         return state
 
     def records(self) -> Iterator[CommitRecord]:
-        """All commits from the first, the chain checked: `IntegrityError` where it is broken."""
+        """All commits from the first, the chain checked: `IntegrityError` where it is broken.
+
+        Those that a signed checkpoint covers hang on it by their hashes, and need
+        no signatures of their own.
+        """
         state, seq, head = self.refresh(), 0, GENESIS
         for record in read_commits(self.sink, 0, GENESIS, self._patience):
             seq = record.seq
@@ -172,6 +193,7 @@ class Log:
 
     def _commit(self, batch: list[_Ask]) -> None:
         deadline = Deadline(self._timeout)
+        self.trust.refuse_to_write_unsigned()
         if self._state is None:
             self._advance(lambda: deadline)
         if self._format is None:
@@ -194,7 +216,13 @@ class Log:
             self._recent.note(attempt.after.seq, attempt.data)
             self._keep(attempt.after)
             if self._unsound or is_due(attempt.after.seq, len(attempt.data)):
-                save(self.sink, attempt.after, self._recent, whole=self._unsound)
+                save(
+                    self.sink,
+                    attempt.after,
+                    self._recent,
+                    whole=self._unsound,
+                    trust=self.trust,
+                )
                 self._unsound = False
 
     def _attempt(self, state: State, batch: list[_Ask]) -> _Attempt:
@@ -225,7 +253,7 @@ class Log:
             "time": rfc3339(datetime.now(timezone.utc)),
             "operations": operations,
         }
-        data = seal(commit)
+        data = seal(self.trust.signed(commit))
         after = replace(tentative, seq=state.seq + 1, head=sha256_hex(data))
         return _Attempt(data, after, accepted, refused)
 
@@ -240,19 +268,22 @@ class Log:
     def _advance(self, patience: Patience) -> State:
         state = self._state
         if state is None:
-            return self._keep(self._open(patience, self._recall))
+            return self._keep(self._open(patience, self._recall, self.trust))
         return self._keep(self._follow(state, patience))
 
-    def _open(self, patience: Patience, recall: Callable[[str], Seen | None]) -> State:
+    def _open(
+        self, patience: Patience, recall: Callable[[str], Seen | None], trust: Trust | None
+    ) -> State:
         from mm_core.registry.opening import open_registry
 
-        opened = open_registry(self.sink, self._recent, patience, recall)
-        self._format, self._unsound = opened.format, not opened.sound
+        opened = open_registry(self.sink, self._recent, patience, recall=recall, trust=trust)
+        self._format, self._unsound, self._base = opened.format, not opened.sound, opened.base
         return opened.state
 
     def _follow(self, state: State, patience: Patience) -> State:
         records = []
-        for record, data in read_with_bytes(self.sink, state.seq, state.head, patience):
+        found = read_with_bytes(self.sink, state.seq, state.head, patience, self.trust)
+        for record, data in found:
             self._recent.note(record.seq, data)
             records.append(record)
         return replay(state, records) if records else state

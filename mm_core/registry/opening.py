@@ -36,6 +36,7 @@ from mm_core.registry.memory import Seen, rewritten, went_back
 from mm_core.registry.operations import replay
 from mm_core.registry.pack import Recent, unpack
 from mm_core.registry.parallel import at_once
+from mm_core.registry.signing import Trust
 from mm_core.registry.state import State
 from mm_core.schemas import sha256_hex
 from mm_core.sink import Sink, read_if_exists
@@ -56,22 +57,30 @@ _TRIES = 3
 class Opened:
     """What a store holds: its ``format.json`` (None: nobody has written yet), and the state.
 
-    `sound` is whether the hint led there.
+    `sound` is whether the hint led there; `base` is the commit of the checkpoint
+    that was begun with, 0 for none.
     """
 
     format: dict[str, Any] | None
     state: State
     sound: bool
+    base: int
 
 
 def open_registry(
-    sink: Sink, recent: Recent, patience: Patience, recall: Callable[[str], Seen | None]
+    sink: Sink,
+    recent: Recent,
+    patience: Patience,
+    *,
+    recall: Callable[[str], Seen | None],
+    trust: Trust | None = None,
 ) -> Opened:
     """The newest state. The commits that no pack holds are noted in `recent`.
 
     `recall` tells which commit of the registry with some id was seen before.
     `IntegrityError` where that one is not there, or where a commit is missing,
-    changed, or not the one that the checkpoint and the pack lead to.
+    changed, not believed by `trust`, or not the one that the checkpoint and the
+    pack lead to.
     """
 
     def read(key: str) -> bytes | None:
@@ -79,19 +88,29 @@ def open_registry(
 
     format_, data = at_once(read, [FORMAT_KEY, HINT_KEY])
     found = parse_format(sink, format_)
-    opening = _Opening(sink, recent, patience, recall(str(found["id"])) if found else None)
+    seen = recall(str(found["id"])) if found else None
+    opening = _Opening(sink, recent, patience, seen, trust)
     state, sound = opening.newest(data, lambda: read(HINT_KEY))
     opening.check_seen(state)
-    return Opened(format=found, state=state, sound=sound)
+    return Opened(format=found, state=state, sound=sound, base=opening.base)
 
 
 class _Opening:
-    def __init__(self, sink: Sink, recent: Recent, patience: Patience, seen: Seen | None) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        recent: Recent,
+        patience: Patience,
+        seen: Seen | None,
+        trust: Trust | None,
+    ) -> None:
         self._sink = sink
         self._recent = recent
         self._patience = patience
         self._seen = seen
         self._witness: list[bytes | None] = []
+        self._trust = trust
+        self.base = 0
 
     def newest(self, data: bytes | None, again: Callable[[], bytes | None]) -> tuple[State, bool]:
         """The newest state, and whether the hint in `data` led there; `again` reads it again."""
@@ -105,6 +124,7 @@ class _Opening:
             before, hint = hint, parse_hint(again())
             if hint == before:  # or else a writer has replaced what it named
                 break
+        self.base = 0
         if data is None:
             state = self._follow(State(), most=_WINDOW)
             if state.seq < _WINDOW:
@@ -175,7 +195,7 @@ class _Opening:
 
     def _after(self, state: State, commits: Sequence[bytes]) -> State:
         records: list[CommitRecord] = []
-        for record, data in parse_commits(self._sink, commits, state.seq, state.head):
+        for record, data in parse_commits(self._sink, commits, state.seq, state.head, self._trust):
             self._recent.note(record.seq, data)
             records.append(record)
         return replay(state, records) if records else state
@@ -192,17 +212,22 @@ class _Opening:
             raise missing(self._sink, seq, "later ones are there")
 
     def _checkpoint(self, key: str, data: bytes | None) -> State | None:
-        try:
-            return None if data is None else decode(data)
-        except IntegrityError as error:
-            logger.warning("a checkpoint is damaged", extra={"key": key, "error": str(error)})
+        if data is None:
             return None
+        try:
+            state = decode(data, self._trust)
+        except IntegrityError as error:
+            facts = {"key": key, "error": str(error)}
+            logger.warning("a checkpoint of the registry cannot be used", extra=facts)
+            return None
+        self.base = state.seq
+        return state
 
     def _after_pack(self, key: str, data: bytes | None, state: State) -> State | None:
         if data is None:
             return None
         try:
-            commits = parse_commits(self._sink, unpack(data), state.seq, state.head)
+            commits = parse_commits(self._sink, unpack(data), state.seq, state.head, self._trust)
             return replay(state, (record for record, _ in commits))
         except (IntegrityError, ValueError, OSError, EOFError, zlib.error) as error:
             logger.warning("a pack is damaged", extra={"key": key, "error": str(error)})

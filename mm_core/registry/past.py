@@ -18,6 +18,7 @@ from mm_core.registry.hint import CHECKPOINT
 from mm_core.registry.layout import CHECKPOINT_PREFIX
 from mm_core.registry.operations import replay
 from mm_core.registry.rows import Position, Rows
+from mm_core.registry.signing import Trust
 from mm_core.registry.state import State
 from mm_core.schemas import parse_rfc3339, rfc3339, sha256_hex
 from mm_core.sink import Sink, read_if_exists
@@ -63,7 +64,11 @@ class Past:
 
 
 def look_back(
-    sink: Sink, point: int | str | datetime, newest: Position, patience: Patience
+    sink: Sink,
+    point: int | str | datetime,
+    newest: Position,
+    patience: Patience,
+    trust: Trust | None = None,
 ) -> Past:
     """The registry after the commit that `point` names: a number, a time, or text for either.
 
@@ -90,17 +95,20 @@ def look_back(
             f"the registry at {sink.root} has no commit {seq}: the newest is {newest.seq}",
             hint="`mm history` shows the commits with their numbers and times",
         )
-    state = state_after(sink, seq, newest, patience)
+    state = state_after(sink, seq, newest, patience, trust)
     return Past(state, AsOf(commit=seq, time=_noted(sink, seq, patience) if seq else None))
 
 
-def state_after(sink: Sink, seq: int, newest: Position, patience: Patience) -> State:
+def state_after(
+    sink: Sink, seq: int, newest: Position, patience: Patience, trust: Trust | None = None
+) -> State:
     """The state after commit `seq`: that of the nearest checkpoint before it, brought forward.
 
-    The chain is checked from there. `IntegrityError` where the log is damaged.
+    The chain is checked from there. `IntegrityError` where the log is damaged, or
+    where `trust` does not believe it.
     """
-    state = _checkpoint_up_to(sink, seq, patience)
-    commits = read_commits(sink, state.seq, state.head, patience)
+    state = _checkpoint_up_to(sink, seq, patience, trust)
+    commits = read_commits(sink, state.seq, state.head, patience, trust)
     state = replay(state, islice(commits, seq - state.seq))
     if state.seq != seq or (seq == newest.seq and state.head != newest.head):
         raise IntegrityError(
@@ -110,7 +118,7 @@ def state_after(sink: Sink, seq: int, newest: Position, patience: Patience) -> S
     return state
 
 
-def _checkpoint_up_to(sink: Sink, seq: int, patience: Patience) -> State:
+def _checkpoint_up_to(sink: Sink, seq: int, patience: Patience, trust: Trust | None) -> State:
     keys = patience().persist(lambda: [found.key for found in sink.list(CHECKPOINT_PREFIX)])
     for name in filter(None, map(CHECKPOINT.fullmatch, reversed(keys))):
         key, number, digest = name[0], int(name[1]), name[2]
@@ -119,7 +127,7 @@ def _checkpoint_up_to(sink: Sink, seq: int, patience: Patience) -> State:
         try:
             data = patience().persist(partial(read_if_exists, sink, key))
             if data is not None and sha256_hex(data).startswith(digest):
-                return decode(data)
+                return decode(data, trust)
         except IntegrityError as error:
             logger.warning("a checkpoint is damaged", extra={"key": key, "error": str(error)})
     return State()

@@ -123,6 +123,7 @@ class Readings:
         load_manifest: Callable[[ModelEntry], Manifest],
     ) -> None:
         self._sink = log.sink
+        self._trust = log.trust
         self._patience = patience
         self._file = None if folder is None else CacheFile(folder, self._sink.root)
         kept = KeptManifests(None if folder is None else folder / "manifests")
@@ -149,7 +150,7 @@ class Readings:
         newest = self.cached.answer(lambda rows: rows.position())
         from mm_core.registry.past import look_back
 
-        past = look_back(self._sink, point, newest, self._patience)
+        past = look_back(self._sink, point, newest, self._patience, self._trust)
         return Reading(self._sink, past, self._manifests, as_of=past.as_of)
 
     def _fresh(self, *, offline: bool) -> Reading:

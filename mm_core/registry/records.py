@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,7 +95,7 @@ class Records(Mapping[str, Record]):
         return records if isinstance(records, Records) else cls(_Base(dict(records)), {})
 
     @classmethod
-    def from_lines(cls, lines: Iterator[bytes]) -> Records:
+    def from_lines(cls, lines: Iterable[bytes]) -> Records:
         """The records in the lines of a checkpoint. Raises `ValueError` for what is no line."""
         return cls(_Base({fold(_id_of(line)): line for line in lines}), {})
 

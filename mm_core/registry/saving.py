@@ -13,6 +13,7 @@ from mm_core.registry.checkpoint import checkpoint_key, encode
 from mm_core.registry.hint import CHECKPOINT, PACK, Hint, Part, parse_hint, write_hint
 from mm_core.registry.layout import CHECKPOINT_PREFIX, HINT_KEY, PACK_PREFIX
 from mm_core.registry.pack import MOST_BYTES, Recent, append, pack_key
+from mm_core.registry.signing import Trust
 from mm_core.registry.state import State
 from mm_core.schemas import sha256_hex
 from mm_core.sink import Sink, read_if_exists
@@ -31,7 +32,9 @@ def is_due(seq: int, size: int) -> bool:
     return seq % INTERVAL == 0 or size > _LARGE_COMMIT
 
 
-def save(sink: Sink, state: State, recent: Recent, *, whole: bool = False) -> None:
+def save(
+    sink: Sink, state: State, recent: Recent, *, whole: bool = False, trust: Trust | None = None
+) -> None:
     """Write a pack of the commits since the last checkpoint, or a checkpoint, and the hint.
 
     A checkpoint where `whole` says so, where the hint names none that goes with
@@ -44,7 +47,7 @@ def save(sink: Sink, state: State, recent: Recent, *, whole: bool = False) -> No
         if hint is not None and hint.seq >= state.seq:
             return
         if hint is None or not _save_pack(sink, state, recent, hint):
-            _save_checkpoint(sink, state)
+            _save_checkpoint(sink, state, trust)
     except MMError as error:
         facts = {"seq": state.seq, "error": str(error)}
         logger.warning("no checkpoint of the registry was written", extra=facts)
@@ -80,8 +83,8 @@ def _packed(sink: Sink, pack: Part | None) -> bytes | None:
     return data if data is not None and sha256_hex(data) == pack.sha256 else None
 
 
-def _save_checkpoint(sink: Sink, state: State) -> None:
-    data = encode(state)
+def _save_checkpoint(sink: Sink, state: State, trust: Trust | None) -> None:
+    data = encode(state, trust)
     key = checkpoint_key(state.seq, data)
     sink.put(key, data)
     part = Part(seq=state.seq, key=key, sha256=sha256_hex(data), size=len(data))

@@ -104,7 +104,7 @@ class State:
             raise IntegrityError(f"a checkpoint cannot be read: {error!r}") from error
 
 
-_KNOWN = frozenset({"seq", "head", "models", "operations"})
+_KNOWN = frozenset({"seq", "head", "models", "operations", "signature"})
 
 
 class Draft:
