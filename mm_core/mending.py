@@ -8,9 +8,8 @@ from dataclasses import replace
 
 from mm_core.exceptions import ConflictError, IntegrityError
 from mm_core.manifests import difference
-from mm_core.names import version_prefix
 from mm_core.registry import ModelRegistry
-from mm_core.registry.entries import folder_of
+from mm_core.registry.entries import files_prefix, folder_of
 from mm_core.schemas import Action, Manifest, ModelEntry, Plan, PlannedFile, StoredFile
 from mm_core.sink import Sink
 from mm_core.verification import verify_entries
@@ -46,8 +45,7 @@ def plan_mending(plan: Plan, manifest: Manifest, *, present: Mapping[str, int]) 
 
 def what_stands(sink: Sink, manifest: Manifest) -> dict[str, int]:
     """The sizes, by key, of what stands in the folder of the version of `manifest`."""
-    folder = folder_of(manifest)
-    prefix = version_prefix(manifest.model_id, manifest.version) if folder is None else f"{folder}/"
+    prefix = files_prefix(manifest.model_id, manifest.version, folder_of(manifest))
     return {stored.key: stored.size for stored in sink.list(prefix)}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -84,11 +86,39 @@ def folder_of(manifest: Manifest) -> str | None:
     return folders.pop() if len(folders) == 1 and own not in folders else None
 
 
+def files_prefix(model_id: str, version: str, folder: str | None) -> str:
+    """The prefix of a version's keys: that of `folder` if it was adopted, else its own."""
+    return version_prefix(model_id, version) if folder is None else f"{folder}/"
+
+
+def added_fields(manifest: Manifest) -> dict[str, Any]:
+    """What the ``add`` of a version keeps in its row of all that its manifest says."""
+    metadata = {
+        "license": manifest.license,
+        "revision": manifest.revision,
+        "replicated_from": _manifest_of_original(manifest),
+    }
+    return {
+        "size_bytes": manifest.size_bytes,
+        "model_type": manifest.model_type.value,
+        "source": manifest.source,
+        "metadata": {name: value for name, value in metadata.items() if value is not None} or None,
+        "folder": folder_of(manifest),
+    }
+
+
+def _manifest_of_original(manifest: Manifest) -> str | None:
+    """The sha256 of the manifest that a copy was made from: tells it from any other at a glance."""
+    origin = manifest.facts.get("replicated_from")
+    found = origin.get("manifest") if isinstance(origin, Mapping) else None
+    return found if isinstance(found, str) else None
+
+
 def _path_of(sink: Sink, model_id: str, row: Row) -> Path | str:
     if "path" in row:
         return Path(row["path"]) if row.get("path_is") == "path" else str(row["path"])
     url = sink.url(row.get("folder") or version_prefix(model_id, row["version"]).rstrip("/"))
-    return Path(url) if "://" not in url and Path(url).is_absolute() else url
+    return Path(url) if "://" not in url and os.path.isabs(url) else url  # noqa: PTH117  # quick
 
 
 def _as_json(entry: ModelEntry) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from functools import cached_property
 from itertools import islice
@@ -23,7 +23,7 @@ from mm_core.exceptions import (
 from mm_core.names import check_alias, check_model_id, check_version, version_prefix
 from mm_core.registry.chain import CommitRecord
 from mm_core.registry.deadline import Deadline
-from mm_core.registry.entries import entry_of, folder_of, read_manifest, registered_fields
+from mm_core.registry.entries import added_fields, entry_of, read_manifest, registered_fields
 from mm_core.registry.layout import create_once, manifest_key
 from mm_core.registry.log import Log
 from mm_core.registry.operations import operation
@@ -420,8 +420,7 @@ class ModelRegistry:
             model_type=manifest.model_type.value,
             source=manifest.source,
             date=_now(),
-            metadata=_summary(manifest),
-            folder=folder_of(manifest),
+            **added_fields(manifest),
         )
         try:
             state = self._commit([add, *_alias_operations(claim, aliases, id_prefix=claim.id)])
@@ -613,22 +612,6 @@ def _alias_operations(
         )
         for alias in map(check_alias, aliases)
     ]
-
-
-def _summary(manifest: Manifest) -> dict[str, Any] | None:
-    known = {
-        "license": manifest.license,
-        "revision": manifest.revision,
-        "replicated_from": _manifest_of_original(manifest),
-    }
-    return {name: value for name, value in known.items() if value is not None} or None
-
-
-def _manifest_of_original(manifest: Manifest) -> str | None:
-    """The sha256 of the manifest that a copy was made from: tells it from any other at a glance."""
-    origin = manifest.facts.get("replicated_from")
-    found = origin.get("manifest") if isinstance(origin, Mapping) else None
-    return found if isinstance(found, str) else None
 
 
 def _now() -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from mm_core.exceptions import ConflictError, IntegrityError, MMError, NotFoundError
 from mm_core.names import version_prefix
 from mm_core.registry.claims import is_silent, store_time
+from mm_core.registry.entries import added_fields, files_prefix
 from mm_core.registry.log import Log
 from mm_core.registry.operations import operation
 from mm_core.registry.state import Operation, Record, Row, State, open_claim, status_of
@@ -108,7 +109,7 @@ def manifest_anew(store: Store, record: Record, row: Row) -> LostVersion | None:
     None where they are not of the size that the version had. Every file is read and
     hashed; what the old one said of the source beyond the row is lost.
     """
-    prefix = version_prefix(record.model_id, row["version"])
+    prefix = files_prefix(record.model_id, row["version"], row.get("folder"))
     standing = store.list(prefix)
     if not standing or sum(stored.size for stored in standing) != row.get("size_bytes"):
         return None
@@ -152,26 +153,15 @@ def _operations(state: State, lost: LostVersion) -> Iterator[Operation]:
     facts: dict[str, Any] = {
         **names,
         "claim": f"repair-{uuid.uuid4().hex}",
-        "model_type": manifest.model_type.value,
-        "source": manifest.source,
         "date": lost.date,
     }
-    yield operation("begin", manifest.model_id, **facts)
+    known = {"model_type": manifest.model_type.value, "source": manifest.source}
+    yield operation("begin", manifest.model_id, **facts, **known)
     yield operation(
-        "add",
-        manifest.model_id,
-        **facts,
-        manifest=lost.sha256,
-        size_bytes=manifest.size_bytes,
-        metadata=_summary(manifest),
+        "add", manifest.model_id, **facts, manifest=lost.sha256, **added_fields(manifest)
     )
     for alias in lost.aliases or ():
         yield operation("alias", manifest.model_id, **names, alias=alias)
-
-
-def _summary(manifest: Manifest) -> dict[str, Any] | None:
-    known = {"license": manifest.license, "revision": manifest.revision}
-    return {name: value for name, value in known.items() if value is not None} or None
 
 
 def _read(store: Store, stored: StoredObject) -> LostVersion | None:

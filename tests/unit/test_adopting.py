@@ -155,6 +155,23 @@ class TestInPlace:
         assert manager.verify(backend=str(tmp_path / "dr")).ok
         assert len(list((tmp_path / "dr/models").rglob("model.bin"))) == 1
 
+    def test_a_repair_finds_it_again_where_it_stands(self, manager, tmp_path):
+        """Where the log has lost the commit that added it, its manifest tells the folder."""
+        from mm_core.upkeep.check import check
+        from mm_core.upkeep.repair import repair
+
+        old = make(tmp_path / "store/old/m")
+        entry = one(manager.adopt(str(old))).entry
+        manager.push(make(tmp_path / "other", {"f": b"1"}), "other")
+        sink = manager.sink()
+        sink.delete([f".mm/log/{2:012}.json"])
+        assert repair(sink).steps
+        assert check(sink).ok
+        with manager_of(tmp_path) as other:
+            again = other.registry().resolve("m")
+            assert (again.path, again.manifest) == (old, entry.manifest)
+            assert other.verify().ok
+
     def test_many_at_once(self, manager, tmp_path):
         """Each folder at that depth is a model, named by its path; ours are none."""
         top = tmp_path / "store"
