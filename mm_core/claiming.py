@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from mm_core.exceptions import CancelledError, MMError, TransientError
 from mm_core.redaction import redact
 from mm_core.registry import Claim, ModelRegistry
-from mm_core.schemas import ModelEntry, Plan, TransferEvent
+from mm_core.registry.claims import steady_seconds
+from mm_core.schemas import ModelEntry, ModelStatus, Plan, StoredFile, TransferEvent
+from mm_core.sink import Sink
 
 HASTE = 0.3
 """Seconds that an interrupted pull takes to tell the registry of its end."""
+
+FRESH = 15.0
+"""Seconds for which a pull that mends trusts what it knows of the version."""
 
 
 def begin(
@@ -63,6 +68,82 @@ def abandoned_on_error(registry: ModelRegistry, claim: Claim) -> Iterator[None]:
                 hint="pull again: what is stored is found",
             ) from error
         raise
+
+
+def leave_only(registry: ModelRegistry, claim: Claim, stored: Sequence[StoredFile]) -> None:
+    """Let the claimed folder, which loaders are given, hold the files in `stored` and no others.
+
+    `CancelledError` if the claim is not ours any more: then nothing is touched.
+    `TransientError` if a file has vanished meanwhile, or is not of its size.
+    """
+    sink = registry.sink
+    wanted = {file.key: file.size for file in stored}
+    found = {there.key: there.size for there in sink.list(claim.prefix)}
+    wrong = [(key, size) for key, size in wanted.items() if found.get(key) != size]
+    gone = [key for key, size in wrong if not _is_there(sink, key, size)]
+    strays = [key for key in found if key not in wanted]
+    if strays and not registry.holds(claim):
+        claim.lost.set()
+    if claim.lost.is_set():
+        raise CancelledError("stopped")
+    if gone:
+        raise TransientError(
+            f"{gone[0]} was stored, and does not stand any more as it was",
+            hint="pull again: what is stored is found",
+        )
+    if strays:
+        sink.delete(strays)
+
+
+def _is_there(sink: Sink, key: str, size: int) -> bool:
+    stored = sink.stat(key)
+    return stored is not None and stored.size == size
+
+
+class Changed(threading.Event):
+    """Set, for good, once a version is not AVAILABLE any more with the files that it had.
+
+    Who asks gets an answer that is at most `FRESH` seconds old: the registry is
+    asked again where it is older.
+    """
+
+    def __init__(self, registry: ModelRegistry, entry: ModelEntry) -> None:
+        super().__init__()
+        self._registry = registry
+        self._entry = entry
+        self._asked = steady_seconds()
+
+    def is_set(self) -> bool:
+        """Whether it has changed, as far as is known."""
+        now = steady_seconds()
+        if now - self._asked > FRESH and not super().is_set():
+            there = self._registry.get_model(self._entry.model_id, self._entry.version)
+            if there is None or _what_stands(there) != _what_stands(self._entry):
+                self.set()
+            self._asked = now
+        return super().is_set()
+
+
+@contextlib.contextmanager
+def as_long_as_it_stands(registry: ModelRegistry, entry: ModelEntry) -> Iterator[Changed]:
+    """What to heed while files of `entry` are mended, for which there is no claim.
+
+    `TransientError` where it is removed or replaced meanwhile: what stands is not ours to mend.
+    """
+    changed = Changed(registry, entry)
+    try:
+        yield changed
+    except CancelledError as error:
+        if threading.Event.is_set(changed):
+            raise TransientError(
+                f"{entry.model_id} {entry.version} was removed while it was being mended",
+                hint="pull it again",
+            ) from error
+        raise
+
+
+def _what_stands(entry: ModelEntry) -> tuple[ModelStatus, str | None]:
+    return entry.status, entry.manifest
 
 
 def _give_back(registry: ModelRegistry, claim: Claim, reason: str) -> None:

@@ -17,7 +17,6 @@ from mm_core.checkout import cache_folder, plan_checkout, refuse_foreign_files
 from mm_core.comparing import Comparison, compare
 from mm_core.config import Settings, is_address, load_settings
 from mm_core.exceptions import ConfigError, MMError
-from mm_core.leftovers import GRACE, Collected, collect, refuse_no_folder
 from mm_core.mending import refuse_damaged
 from mm_core.notices import Notices
 from mm_core.place import Places
@@ -357,30 +356,59 @@ class ModelManager:
         return compare(old.manifest(old.resolve(before)), new.manifest(new.resolve(after)))
 
     def remove(self, reference: str, *, backend: str | None = None) -> ModelEntry:
-        """Take a version out of use: it becomes DELETED, and its aliases go. No file is touched."""
+        """Take a version out of use: DELETED, its aliases gone. Its files stay until `gc`."""
         place = self._places.open(backend)
         entry = place.registry.resolve(reference)
         removed = place.registry.remove(entry.model_id, entry.version)
         self._notices.hook("mm_removed", entry=removed, backend=place.name)
         return removed
 
-    def gc(
-        self, *, backend: str | None = None, grace: float | None = None, dry_run: bool = False
-    ) -> Collected:
-        """Discard uploads that were begun and never finished; with `dry_run`, only tell of them.
+    def plan_gc(
+        self,
+        *,
+        backend: str | None = None,
+        grace: float | None = None,
+        retention: bool = False,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> GcPlan:
+        """All that nobody uses any more, older than `grace` seconds by the store's clock.
 
-        Those older than `grace` seconds (default: ``retention.grace``, else a day)
-        by the store's clock, of versions that nobody is pulling. No file that
-        anybody can see is touched, and the files of removed models stay, too.
-
-        Raises `NotFoundError` where `backend` is the path of a folder that is not there.
+        Without `grace` that is ``retention.grace``, else a day. With `retention`,
+        versions as well that ``retention.keep_last`` and ``keep_aliases`` do not keep.
+        Changes nothing. `tell` hears how far it is. Raises `NotFoundError` where
+        `backend` is the path of a folder that is not there.
         """
+        from mm_core.collecting import GRACE, Retention, make_gc_plan, refuse_no_folder
+
         place = self._places.open(backend)
         refuse_no_folder(place.sink, addressed=is_address(place.name))
+        settings = self.settings.retention
         if grace is None:
-            configured = self.settings.retention.get("grace")
-            grace = GRACE if configured is None else configured
-        return collect(place.registry, grace=grace, dry_run=dry_run)
+            grace = GRACE if settings.get("grace") is None else settings["grace"]
+        rules = Retention.of(settings) if retention else None
+        return make_gc_plan(place.registry, grace=grace, retention=rules, tell=tell)
+
+    def gc(
+        self,
+        plan: GcPlan | None = None,
+        *,
+        backend: str | None = None,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> Collected:
+        """Carry out what `plan_gc` found, and never more; without `plan`, by its defaults.
+
+        What was begun, added or changed meanwhile is left. Safe beside pulls and
+        other collections; one that was killed is gone on with by the next.
+        """
+        from mm_core.collecting import collect
+
+        place = self._places.open(backend)
+        plan = self.plan_gc(backend=backend, tell=tell) if plan is None else plan
+        collected = collect(place.registry, plan, cancelled=Stop(self._cancelled), tell=tell)
+        for one in collected.done.retired:
+            removed = place.registry.get_model(one.model_id, one.version)
+            self._notices.hook("mm_removed", entry=removed, backend=place.name)
+        return collected
 
     def registry(self, backend: str | None = None) -> ModelRegistry:
         """The registry of a backend."""

@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from mm_core.claiming import abandoned_on_error, begin
+from mm_core.claiming import abandoned_on_error, as_long_as_it_stands, begin, leave_only
 from mm_core.config import Settings
 from mm_core.equal_files import copies_in, copy_what_is_known, files_of_siblings, leave_hints
-from mm_core.exceptions import CancelledError
 from mm_core.hookspecs import PlanContext
 from mm_core.manifests import bytes_by_action, manifest_of
 from mm_core.mending import plan_mending, refuse_another, what_is_damaged, what_stands
@@ -40,7 +39,7 @@ from mm_core.transfer.stop import Stop
 
 logger = logging.getLogger(__name__)
 
-_Carry = Callable[[Plan], tuple[StoredFile, ...]]
+_Carry = Callable[..., tuple[StoredFile, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +94,7 @@ class Street:
         begun = begin(registry, plan, wait=wait, on_event=self.notices.event, cancelled=stop)
         if isinstance(begun, ModelEntry):
             # No claim is held here: whoever mends leaves nothing that another would take up.
-            return self._already(place, plan, begun, partial(carry, stop=stop, parts=False))
+            return self._already(place, plan, begun, partial(carry, parts=False), stop)
         with abandoned_on_error(registry, begun):
             # The claim is ours only now: look again at what earlier attempts left.
             plan = self._plan(place, source, request, snapshot, known=copies_in(plan))
@@ -104,9 +103,7 @@ class Street:
             if any(planned.action is Action.COPY for planned in plan.files):
                 source.confirm(snapshot)
             self.show_stored(place, stored)
-            if begun.lost.is_set():  # the folder is another's
-                raise CancelledError("stopped")
-            _delete_strays(place.sink, plan)
+            leave_only(registry, begun, stored)
             entry = registry.add(begun, manifest_of(plan, stored), aliases=plan.aliases)
         leave_hints(stored, registry, jobs=self.settings.defaults.connections)
         self.committed(place, entry)
@@ -186,11 +183,14 @@ class Street:
             )
         return plan
 
-    def _already(self, place: Place, plan: Plan, entry: ModelEntry, carry: _Carry) -> Pulled:
+    def _already(
+        self, place: Place, plan: Plan, entry: ModelEntry, carry: _Carry, stop: Stop
+    ) -> Pulled:
         """The entry that is there, whole again, if it is what the plan asks for."""
         mending = what_is_damaged(_plan_mending(place, plan, entry))
         refuse_if_full(place.sink, mending)
-        mended = carry(mending) if mending.files else ()
+        with as_long_as_it_stands(place.registry, entry) as changed:
+            mended = carry(mending, stop=Stop(stop, changed)) if mending.files else ()
         for alias in plan.aliases:
             entry = place.registry.set_alias(entry.model_id, alias, entry.version)
         moved = bytes_by_action(mended)
@@ -215,11 +215,3 @@ def _plan_mending(place: Place, plan: Plan, entry: ModelEntry) -> Plan:
     manifest = place.registry.manifest(entry)
     refuse_another(manifest, plan)
     return plan_mending(plan, manifest, present=what_stands(place.sink, manifest))
-
-
-def _delete_strays(sink: Sink, plan: Plan) -> None:
-    """Nothing but the plan's files may stand in a folder that loaders are given."""
-    keys = {planned.key for planned in plan.files}
-    strays = [stored.key for stored in sink.list(plan.prefix) if stored.key not in keys]
-    if strays:
-        sink.delete(strays)

@@ -27,7 +27,8 @@ _REFERENCE = "ID[@VERSION|:ALIAS]"
 def rm(state: State, /, reference: str, yes: bool) -> None:
     """Remove a version from the registry.
 
-    It is marked DELETED and no longer offered. Its files stay where they are.
+    It is marked DELETED and no longer offered. Its files stay until mm gc finds
+    that this is longer ago than the grace; until then, pulling it again is cheap.
     """
     with state.manager() as manager:
         entry = manager.registry().resolve(reference)
@@ -37,7 +38,7 @@ def rm(state: State, /, reference: str, yes: bool) -> None:
         removed = manager.remove(exact)
     state.emit(
         {"entry": removed.to_json()},
-        human=[f"{exact} is {removed.status.value}; its files are still there"],
+        human=[f"{exact} is {removed.status.value}; its files stay until mm gc"],
         quiet=[exact],
     )
 

@@ -1,8 +1,10 @@
-"""The command that clears away what failed pulls left: gc."""
+"""The command that clears away what nobody uses any more: gc."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import click
@@ -13,7 +15,10 @@ from mm_core.cli.state import State, pass_state
 from mm_core.exceptions import UsageError
 
 if TYPE_CHECKING:
-    from mm_core.leftovers import Collected
+    from mm_core.collecting import GcPlan
+
+EVERY = 5.0
+"""Seconds between two lines that say how far it is."""
 
 
 @command(
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
     examples="""
     mm gc --dry-run
     mm gc --backend lake --grace 7d
+    mm gc --retention --dry-run
     mm gc --json
     """,
 )
@@ -28,22 +34,35 @@ if TYPE_CHECKING:
 @click.option(
     "--grace", metavar="TIME", help="Leave what is younger: by default retention.grace, else 24h."
 )
+@click.option(
+    "--retention",
+    is_flag=True,
+    help="Also remove the versions that retention.keep_last and keep_aliases do not keep.",
+)
 @pass_state
-def gc(state: State, /, *, dry_run: bool, grace: str | None) -> None:
-    """Discard uploads that were begun and never finished.
+def gc(state: State, /, *, dry_run: bool, grace: str | None, retention: bool) -> None:
+    """Delete what nobody uses any more, once it is older than the grace.
 
-    A pull that was killed leaves the parts of its large files, so that the next
-    one goes on from them; in a bucket they cost money until they go. Those that
-    are older than the grace, by the store's own clock, and of no version that is
-    being pulled, are discarded. Nothing else is touched: the files of removed
-    models (mm rm) are not swept yet.
+    That is: the files of removed and failed versions, files that no version
+    names, uploads that were begun and never finished, and what pulls left that were
+    killed. Ages are by the store's own clock. A version that is offered, or being
+    pulled, is never touched; it can be run at any time, and beside others.
     """
+    seconds = _seconds(grace)
     with state.manager() as manager:
-        collected = manager.gc(grace=_seconds(grace), dry_run=dry_run)
+        tell = _teller(state)
+        plan = manager.plan_gc(grace=seconds, retention=retention, tell=tell)
+        if dry_run:
+            done, left = plan, 0
+            document = plan.to_json()
+        else:
+            collected = manager.gc(plan, tell=tell)
+            done, left = collected.done, collected.left
+            document = collected.to_json()
     state.emit(
-        collected.to_json(),
-        human=_lines(collected),
-        quiet=[found.upload.key for found in collected.leftovers],
+        {"dry_run": dry_run, **document},
+        human=_lines(done, "nothing was done" if dry_run else "deleted", left),
+        quiet=_keys(done),
     )
 
 
@@ -58,17 +77,67 @@ def _seconds(text: str | None) -> float | None:
         raise UsageError(f"--grace: {error}") from None
 
 
-def _lines(collected: Collected) -> Iterator[str]:
-    done = "nothing was done" if collected.dry_run else "discarded"
-    stay = f"; {collected.kept} younger or in use" if collected.kept else ""
-    if not collected.leftovers:
+def _teller(state: State) -> Callable[[str], None]:
+    """What says on stderr, every few seconds, how far it is."""
+    if not state.wants_progress:
+        return lambda _: None
+    due = time.monotonic() + EVERY
+
+    def tell(words: str) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + EVERY
+            click.echo(output.clean(words), err=True)
+
+    return tell
+
+
+def _keys(plan: GcPlan) -> Iterator[str]:
+    yield from (output.clean(f"{one.model_id}@{one.version}") for one in plan.retired)
+    yield from (output.clean(stored.key) for stored in plan.objects)
+    yield from (output.clean(found.upload.key) for found in plan.uploads)
+
+
+def _lines(plan: GcPlan, done: str, left: int) -> Iterator[str]:
+    stay = f"; {plan.kept} younger or in use" if plan.kept else ""
+    stay += f"; {left} changed meanwhile and left" if left else ""
+    if plan.is_empty:
         yield f"nothing to do{stay}"
         return
-    rows = [
-        (found.upload.key, output.duration(found.age), output.size(found.upload.size))
-        for found in collected.leftovers
-    ]
-    yield from output.table(("UNFINISHED", "AGE", "SIZE"), rows)
-    count = len(collected.leftovers)
-    uploads = f"{count} unfinished upload{'s' * (count > 1)}"
-    yield f"{uploads}, {output.size(collected.total_bytes)}: {done}{stay}"
+    yield from output.table(("WHAT", "NAME", "FILES", "SIZE"), _rows(plan))
+    count = sum(1 for _ in plan.objects)
+    uploads = len(plan.uploads)
+    what = [_plural(count, "object")] if count or not uploads else []
+    what += [_plural(uploads, "unfinished upload")] if uploads else []
+    yield f"{', '.join(what)}, {output.size(plan.total_bytes)}: {done}{stay}"
+
+
+def _rows(plan: GcPlan) -> Iterator[tuple[str, str, str, str]]:
+    for one in plan.retired:
+        name = f"{one.model_id}@{output.short_version(one.version)}"
+        aliases = f" ({', '.join(one.aliases)})" if one.aliases else ""
+        yield "surplus", f"{name}{aliases}", "-", output.size(one.size_bytes)
+    for dead in plan.claims:
+        yield "dead pull", f"{dead.model_id}@{output.short_version(dead.version)}", "-", "-"
+    for sweep in plan.versions:
+        assert sweep.status is not None
+        name = f"{sweep.model_id}@{output.short_version(sweep.version)}"
+        size = sum(stored.size for stored in sweep.objects)
+        yield sweep.status.value.lower(), name, str(len(sweep.objects)), output.size(size)
+    orphans = chain(
+        (stored for sweep in plan.orphans for stored in sweep.all_objects),
+        (stored for stray in plan.strays for stored in stray.objects),
+        plan.loose,
+    )
+    for stored in orphans:
+        yield "orphan", stored.key, "1", output.size(stored.size)
+    for found in plan.uploads:
+        age = output.duration(found.age)
+        yield "unfinished", f"{found.upload.key} ({age})", "1", output.size(found.upload.size)
+    if plan.litter:
+        size = sum(stored.size for stored in plan.litter)
+        yield "litter", "heartbeats and probes", str(len(plan.litter)), output.size(size)
+
+
+def _plural(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

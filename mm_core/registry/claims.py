@@ -48,19 +48,23 @@ class Claim:
         self.version = version
         self.prefix = version_prefix(model_id, version)
         self._sink = sink
-        self.lost = threading.Event()
-        """Set when others may take the claim over: whoever still writes must stop."""
+        self.lost = _Pulse(3 * interval)
+        """Set when others may soon take the claim over: whoever still writes must stop.
+
+        It looks at the clock each time it is asked, so that a process that was
+        stopped for a while knows before it does anything else.
+        """
         self._stop = threading.Event()
-        heart = _Heart(
+        self._heart = _Heart(
             sink=sink,
             key=claim_key(claim_id),
             body=self._body(),
             interval=interval,
             stop=self._stop,
-            lost=self.lost,
+            pulse=self.lost,
         )
         self._thread = threading.Thread(
-            target=heart.beat, name=f"mm-claim-{claim_id[:8]}", daemon=True
+            target=self._heart.beat, name=f"mm-claim-{claim_id[:8]}", daemon=True
         )
         # A claim that nobody holds any more must not look alive.
         weakref.finalize(self, self._stop.set)
@@ -81,7 +85,7 @@ class Claim:
 
     def start(self) -> None:
         """Put the first heartbeat and start the thread."""
-        self._sink.put(claim_key(self.id), self._body())
+        self._heart.once()
         self._thread.start()
 
     def close(self) -> None:
@@ -112,6 +116,24 @@ def discard_heartbeat(sink: Sink, claim_id: str) -> None:
         )
 
 
+class _Pulse(threading.Event):
+    """Set, for good, once the last beat is longer ago than `limit` seconds."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self._limit = limit
+        self._last = steady_seconds()
+
+    def beaten(self, began: float) -> None:
+        """A beat was put; it was sent at `began`."""
+        self._last = began
+
+    def is_set(self) -> bool:
+        if steady_seconds() - self._last > self._limit:
+            self.set()
+        return super().is_set()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Heart:
     """What beats. It knows no claim, so that a claim that nobody holds can stop it."""
@@ -121,24 +143,29 @@ class _Heart:
     body: bytes
     interval: float
     stop: threading.Event
-    lost: threading.Event
+    pulse: _Pulse
+
+    def once(self) -> None:
+        """Put one beat. It counts from before it was sent."""
+        began = steady_seconds()
+        self.sink.put(self.key, self.body)
+        self.pulse.beaten(began)
 
     def beat(self) -> None:
-        """Beat every `interval` seconds; after two of them without a beat, the claim is lost."""
-        pause, last = self.interval, _now()
+        """Beat every `interval` seconds; after three of them without a beat, the claim is lost."""
+        pause = self.interval
         while not self.stop.wait(pause):
-            if _now() - last > 2 * self.interval:
-                self.lost.set()
+            self.pulse.is_set()
             try:
-                self.sink.put(self.key, self.body)
-                pause, last = self.interval, _now()
+                self.once()
+                pause = self.interval
             except Exception as error:  # noqa: BLE001  # a heartbeat outlives what a plugin raises
                 pause = self.interval / 4
                 facts = {"key": self.key, "error": str(error)}
                 logger.warning("a heartbeat failed", extra=facts)
 
 
-def _now() -> float:
+def steady_seconds() -> float:
     """Seconds on a clock that also runs while the machine sleeps, where there is one."""
     boot = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boot is None else time.clock_gettime(boot)

@@ -269,6 +269,7 @@ class _Engine:
         """A copy within the store of a file with the same sha256; None if that is gone."""
         assert planned.copy_from is not None
         assert planned.file.sha256 is not None
+        self._heed_stop()
         try:
             self.sink.copy(planned.copy_from, planned.key)
         except NotFoundError:

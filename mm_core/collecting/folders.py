@@ -1,0 +1,99 @@
+"""Whose folder a key lies in: a version's, a registered entry's, or nobody's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from urllib.parse import unquote, urlsplit
+
+from mm_core.exceptions import ConflictError, InvalidNameError
+from mm_core.names import check_model_id, check_version, version_prefix
+from mm_core.registry.operations import check_folder
+from mm_core.registry.state import Record, Row, State
+
+MODELS = "models/"
+
+Owner = tuple[Record, Row]
+
+
+def owner_of(state: State, key: str) -> Owner | None:
+    """The version in whose folder `key` lies; None for nobody's, and for registered entries'."""
+    for model_id, version in _splits(key):
+        record = state.record(model_id)
+        row = record.row(version) if record else None
+        if record is not None and row is not None and "path" not in row:
+            return record, row
+    return None
+
+
+def lockable(state: State, key: str, named: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
+    """A model id and version under whose name `key`, which is nobody's, can be locked.
+
+    Folders of versions never nest, so any name whose folder holds the key keeps all
+    others out. The first of `named` that fits is taken, then one of a model that
+    there is, then ``ORG/NAME`` and the next. None where each is refused.
+    """
+    splits = list(_splits(key))
+    known = [split for split in named if key.startswith(version_prefix(*split))]
+    known += [split for split in splits if state.record(split[0]) is not None]
+    known += splits[1:2] + splits
+    return next((split for split in known if _may_be_locked(state, *split)), None)
+
+
+def could_be_a_version(key: str) -> bool:
+    """Whether a version's folder could hold `key` at all."""
+    return any(True for _ in _splits(key))
+
+
+class Registered:
+    """The keys of entries whose files the caller looks after, where those lie in this root."""
+
+    def __init__(self, state: State, root: str) -> None:
+        paths = {
+            str(row["path"])
+            for record in state.models.values()
+            for row in record.versions.values()
+            if "path" in row
+        }
+        found = (_key_of(path, root) for path in paths)
+        self._prefixes = tuple(key for key in found if key is not None)
+
+    def holds(self, key: str) -> bool:
+        """Whether `key` is such a path, or lies below one."""
+        return any(not p or key == p or key.startswith(f"{p}/") for p in self._prefixes)
+
+
+def _splits(key: str) -> Iterator[tuple[str, str]]:
+    """Each model id and version whose folder would hold `key`, the shortest id first."""
+    parts = key.removeprefix(MODELS).split("/")
+    for depth in range(1, len(parts) - 1):
+        yield "/".join(parts[:depth]), parts[depth]
+
+
+def _may_be_locked(state: State, model_id: str, version: str) -> bool:
+    try:
+        if (check_model_id(model_id), check_version(version)) != (model_id, version):
+            return False
+        check_folder(state, model_id, version)
+    except (InvalidNameError, ConflictError):
+        return False
+    return state.row(model_id, version) is None
+
+
+def _key_of(path: str, root: str) -> str | None:
+    """`path` as a key below `root`, empty where it holds the root; None where it is elsewhere."""
+    if "://" in root:
+        return _below(path.rstrip("/"), root.rstrip("/"), "/")
+    if path.startswith("file://"):
+        path = unquote(urlsplit(path).path)
+    if "://" in path:
+        return None
+    return _below(os.path.realpath(path), os.path.realpath(root), os.sep)
+
+
+def _below(path: str, root: str, separator: str) -> str | None:
+    if path == root or root.startswith(path.rstrip(separator) + separator):
+        return ""
+    if not path.startswith(root.rstrip(separator) + separator):
+        return None
+    return path[len(root.rstrip(separator)) + 1 :].replace(separator, "/")
