@@ -102,7 +102,8 @@ class Copier:
                 for entry in versions
             ]
 
-        small, large = [], []
+        small: list[list[ModelEntry]] = []
+        large: list[list[ModelEntry]] = []
         for group in models.values():
             fits = max(entry.size_bytes for entry in group) <= SMALL
             (small if fits else large).append(group)

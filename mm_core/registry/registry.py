@@ -416,9 +416,6 @@ class ModelRegistry:
             version=claim.version,
             claim=claim.id,
             manifest=sha256,
-            size_bytes=manifest.size_bytes,
-            model_type=manifest.model_type.value,
-            source=manifest.source,
             date=_now(),
             **added_fields(manifest),
         )
