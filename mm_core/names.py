@@ -19,6 +19,7 @@ _DEVICE_NAMES = re.compile(
 _ID_SEGMENT = re.compile(r"[^\W_][\w.+-]*")
 _LABEL = re.compile(r"[^\W_][\w.+-]*")
 _JOINERS = "\u200c\u200d"  # invisible, but part of how Persian, Hindi and others are spelt
+_PLAIN = re.compile(r"[A-Za-z0-9_.+ -]*")  # most names: nothing in them need be looked at
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 MAX_PATH_BYTES = 900
@@ -144,7 +145,7 @@ def _check_label(label: str, what: str) -> str:
 def _check_segment(segment: str, what: str) -> None:
     if segment in ("", ".", ".."):
         raise InvalidNameError(f"{what} has the part {segment!r}, which is not allowed")
-    for char in segment:
+    for char in "" if _PLAIN.fullmatch(segment) else segment:
         if char not in _JOINERS and unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
             raise InvalidNameError(f"{what} holds the control or invisible character {char!a}")
         if char in '<>:"|?*':

@@ -511,5 +511,6 @@ def rfc3339(moment: datetime) -> str:
 
 def parse_rfc3339(text: str) -> datetime:
     """The moment that `rfc3339`, or a store, wrote; parts finer than a microsecond are cut."""
-    fraction = re.sub(r"\.(\d+)", lambda match: f".{match[1][:6]:0<6}", text)
-    return datetime.fromisoformat(fraction.replace("Z", "+00:00"))
+    if "." in text:
+        text = re.sub(r"\.(\d+)", lambda match: f".{match[1][:6]:0<6}", text)
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))

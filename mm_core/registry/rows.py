@@ -11,6 +11,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from mm_core.names import fold
@@ -24,6 +25,7 @@ LIST_END = "\n"
 """Stands before and after each alias in its column, so that a whole one can be looked for."""
 
 _LARGEST = 2**62
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _TABLES = """
 CREATE TABLE meta (
     id INTEGER PRIMARY KEY CHECK (id = 1), schema INTEGER NOT NULL, root TEXT NOT NULL,
@@ -266,10 +268,10 @@ def _columns(record: Record, row: Row, aliases: list[str]) -> tuple[Any, ...]:
     seq, place = row["added"]
     metadata = row.get("metadata") or {}
     kind = ModelType.from_tag(row.get("model_type")).value
-    names = [_folded(alias) for alias in aliases]
+    names = [_folded(alias) for alias in aliases] if aliases else []
     key, version = _folded(record.model_id), _folded(row["version"])
     source, licence = _folded(row.get("source")), _folded(metadata.get("license"))
-    words = dict.fromkeys([key, version, *names, kind, source, *_words(metadata)])
+    words = dict.fromkeys((key, version, *names, kind, source, *_words(metadata)))
     return (
         key,
         version,
@@ -292,24 +294,24 @@ def microseconds(date: Any) -> int:
     if not date:
         return 0
     moment = parse_rfc3339(date) if isinstance(date, str) else date
-    seconds: float = moment.replace(microsecond=0).timestamp()
-    return int(seconds) * 1_000_000 + moment.microsecond
+    since = (moment if moment.tzinfo else moment.astimezone()) - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
-def _words(value: Any) -> Iterator[str]:
+def _words(value: Any) -> list[str]:
     """All text in some metadata, folded."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
-        for item in value:
-            yield from _words(item)
-    elif value is not None:
-        yield _folded(value)
+        return [word for item in value for word in _words(item)]
+    return [] if value is None else [_folded(value)]
 
 
 def _folded(value: Any) -> str:
     """Folded text that SQLite takes; none is empty."""
-    text = "" if value is None else str(value)
+    if value is None:
+        return ""
+    text = str(value)
     if text.isascii():
         return text.lower()
     return fold(text).encode("utf-8", "replace").decode()
