@@ -327,26 +327,39 @@ class ModelManager:
         return str(self.registry(backend).resolve(reference).path)
 
     def verify(
-        self, reference: str | None = None, *, backend: str | None = None, deep: bool = True
+        self,
+        reference: str | None = None,
+        *,
+        backend: str | None = None,
+        deep: bool = True,
+        repair: bool = False,
     ) -> VerifyReport:
-        """Compare what is stored with what the registry says. Changes nothing.
+        """Compare what is stored with what the registry says; with `repair`, mend what is not so.
 
         With `deep` every byte is read and hashed, else sizes are compared. Without
-        `reference`, all AVAILABLE versions of the backend.
+        `reference`, all AVAILABLE versions of the backend. A file that is mended comes
+        from equal bytes in the backend, else from its version's source; what was wrong
+        is set aside below ``.mm/quarantine/``.
         """
-        registry = self.registry(backend)
+        place = self._places.open(backend)
+        registry = place.registry
         if reference is None:  # entries that were only registered have their files elsewhere
             available = registry.list_models(status=ModelStatus.AVAILABLE)
             entries = [entry for entry in available if entry.manifest]
         else:
             entries = [registry.resolve(reference)]
-        return verify_entries(
+        report = verify_entries(
             registry,
             entries,
             deep=deep,
             jobs=self.settings.defaults.jobs,
             cancelled=Stop(self._cancelled),
         )
+        if not repair or report.ok:
+            return report
+        from mm_core.repairing import FileRepair
+
+        return FileRepair(street=self._street, place=place, open_source=self._source).run(report)
 
     def diff(
         self, before: str, after: str, *, backend: str | None = None, against: str | None = None

@@ -36,11 +36,25 @@ class BadFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MendedFile:
+    """One file that was missing or wrong, and is right again."""
+
+    model_id: str
+    version: str
+    path: str
+
+    def to_json(self) -> dict[str, str]:
+        """The file as JSON data."""
+        return {"model_id": self.model_id, "version": self.version, "path": self.path}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
-    """What a verification found. `checked` counts files."""
+    """What a verification found. `checked` counts files; `mended` were bad, and are right again."""
 
     checked: int
     bad: tuple[BadFile, ...] = ()
+    mended: tuple[MendedFile, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -49,7 +63,12 @@ class VerifyReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON data."""
-        return {"ok": self.ok, "checked": self.checked, "bad": [b.to_json() for b in self.bad]}
+        return {
+            "ok": self.ok,
+            "checked": self.checked,
+            "bad": [bad.to_json() for bad in self.bad],
+            "mended": [mended.to_json() for mended in self.mended],
+        }
 
 
 def verify_entries(

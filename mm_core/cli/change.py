@@ -49,28 +49,37 @@ def rm(state: State, /, reference: str, yes: bool) -> None:
     mm verify
     mm verify my-org/my-model:prod
     mm verify --no-deep --json
+    mm verify --repair
     """,
 )
 @click.argument("reference", metavar="[ID[@VERSION|:ALIAS]]", required=False)
 @click.option("--deep/--no-deep", default=True, help="Read every byte, or compare sizes alone.")
+@click.option("--repair", is_flag=True, help="Bring what is missing or wrong again.")
 @pass_state
-def verify(state: State, /, reference: str | None, deep: bool) -> None:
-    """Read models back and check every byte against the registry. All models by default."""
+def verify(state: State, /, reference: str | None, deep: bool, repair: bool) -> None:
+    """Read models back and check every byte against the registry. All models by default.
+
+    With --repair, what is wrong is set aside, and comes again from equal bytes in the
+    backend or from where the version came from.
+    """
     with state.manager() as manager:
-        report = manager.verify(reference, deep=deep)
+        report = manager.verify(reference, deep=deep, repair=repair)
+    mended = [f"{m.model_id}@{m.version} {m.path}: mended" for m in report.mended]
     document = report.to_json()
     bad = [f"{b.model_id}@{b.version} {b.path}: {b.reason}" for b in report.bad]
     if report.ok:
-        state.emit(document, human=[f"{report.checked} files are as they should be"], quiet=())
+        whole = f"{report.checked} files are as they should be"
+        state.emit(document, human=[*map(output.clean, mended), whole], quiet=())
         return
     state.so_far = document
     if not state.wants_json:
-        for line in bad:
+        for line in (*mended, *bad):
             click.echo(output.clean(line))
     raise IntegrityError(
         f"{len(report.bad)} of {report.checked} files are not what the registry says",
-        hint="pull the model again to fetch what is missing or cut short; for wrong bytes of the "
-        "right size, delete those files first",
+        hint="`mm gc` takes what belongs to no version; the rest has to be pulled or pushed again"
+        if repair
+        else "`mm verify --repair` brings what is missing or wrong again",
     )
 
 
