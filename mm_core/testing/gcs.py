@@ -83,16 +83,16 @@ class GcsServer:
 class GcsEmulator(GcsServer):
     """The same by gcp-storage-emulator, which overlooks preconditions: no place for a registry.
 
-    Its packages do not go well with others, so it lives in an environment of its own:
-    MM_GCP_STORAGE_EMULATOR names its command.
+    Its packages do not go well with others: install it into an environment of its own,
+    and give its `command`.
     """
 
-    def __init__(self) -> None:
-        found = shutil.which(os.environ.get("MM_GCP_STORAGE_EMULATOR", "gcp-storage-emulator"))
+    def __init__(self, command: str = "gcp-storage-emulator") -> None:
+        found = shutil.which(command)
         if found is None:
             raise MissingExtraError(
                 "this GCS server for tests is not installed",
-                hint="set MM_GCP_STORAGE_EMULATOR to the command of gcp-storage-emulator (PyPI)",
+                hint="pip install gcp-storage-emulator into an environment of its own",
             )
         self._binary = Path(found)
         self._folder = tempfile.TemporaryDirectory(prefix="mm-gcs-")
