@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from mm_core.comparing import compare
 from mm_core.copies import CopiedAlias, CopiedVersion, Copies, CopyWishes, Outcome
@@ -12,6 +13,8 @@ from mm_core.exceptions import CancelledError, ConflictError, MMError, UsageErro
 from mm_core.names import fold
 from mm_core.place import Place
 from mm_core.registry import ModelRegistry
+from mm_core.registry.entries import entry_of
+from mm_core.registry.state import Record, Row, State, is_available, status_of
 from mm_core.schemas import ModelEntry, ModelStatus, Pulled, Request
 from mm_core.stored import COPIED_FROM, StoredSource
 from mm_core.street import Street
@@ -23,9 +26,6 @@ SMALL = 16 << 20
 
 AT_ONCE = 4
 """So many small models are copied at once."""
-
-_Held = Mapping[tuple[str, str], str]
-"""Which version each alias of a backend names, by model id and folded alias."""
 
 _GONE = (ModelStatus.DELETED, ModelStatus.SWEEPING)
 
@@ -55,70 +55,59 @@ class Copier:
         if model_id is not None and len({entry.model_id for entry in entries}) > 1:
             raise UsageError("one id cannot name several models", hint="copy them one by one")
         versions = [self._copied(entry, model_id) for entry in entries]
-        aliases: list[CopiedAlias] = []
-        if self._wants_aliases:
-            models = {model_id or entry.model_id for entry in entries}
-            there = [e for name in models for e in self._available(self.target, name)]
-            aliases += self._with_aliases(_ready(entries, versions), model_id, _held(there))
+        named = [(model_id or e.model_id, a, e.version) for e in entries for a in e.aliases]
+        ready = {(model_id or one.model_id, one.version) for one in versions if _is_there(one)}
+        aliases = self._aliases_like(named, ready, self.target.registry.state())
         return self._told(versions, aliases)
 
     def replicate(self, *, prune: bool = False) -> Copies:
         """Copy every AVAILABLE version that is missing in the target.
 
-        Both states are compared, and no file of what is there is looked at: when
-        nothing is new, that is all it costs. With `prune`, versions that came
-        from this source and are gone from it are removed.
+        Both states are compared, row by row, and no file of what is there is looked
+        at: when nothing is new, that is all it costs. With `prune`, versions that
+        came from this source and are gone from it are removed.
         """
-        entries = self._available(self.source)
-        there = {(entry.model_id, entry.version): entry for entry in self._available(self.target)}
-        versions = self._all_copied(entries, there)
-        aliases: list[CopiedAlias] = []
-        if self._wants_aliases:
-            aliases += self._with_aliases(_ready(entries, versions), None, _held(there.values()))
-        removed = list(self._pruned(list(there.values()))) if prune else []
+        ours, theirs = self.source.registry.state(), self.target.registry.state()
+        versions = self._all_copied(ours, theirs)
+        ready = {(one.model_id, one.version) for one in versions if _is_there(one)}
+        aliases = list(self._aliases_like(_aliases_of(ours), ready, theirs))
+        removed = list(self._pruned(ours, theirs)) if prune else []
         return self._told([*versions, *removed], aliases)
 
-    def _all_copied(
-        self, entries: Sequence[ModelEntry], there: Mapping[tuple[str, str], ModelEntry]
-    ) -> list[CopiedVersion]:
-        """What became of `entries`: several small models at once, for these wait more than move.
+    def _all_copied(self, ours: State, theirs: State) -> list[CopiedVersion]:
+        """What became of all versions: several small models at once, since these mostly wait.
 
         The versions of one model come one after another, so that the newest stays the newest.
         """
         stop = Stop(self.street.cancelled, self.cancelled)
-        models: dict[str, list[ModelEntry]] = {}
-        for entry in entries:
-            models.setdefault(entry.model_id, []).append(entry)
+        told: list[CopiedVersion] = []
+        models: dict[str, list[tuple[ModelEntry, ModelEntry | None]]] = {}
+        for record, row in _available(ours):
+            there = theirs.row(record.model_id, row["version"])
+            if there is not None and is_available(there) and _is_marked_same(row, there):
+                told.append(_present(record.model_id, row))
+                continue
+            known = None
+            if there is not None and is_available(there):
+                other = theirs.record(record.model_id)
+                known = other and entry_of(self.target.sink, other, there)
+            pair = entry_of(self.source.sink, record, row), known
+            models.setdefault(record.model_id, []).append(pair)
 
-        def copy(versions: Sequence[ModelEntry]) -> list[CopiedVersion]:
+        def copy(pairs: Sequence[tuple[ModelEntry, ModelEntry | None]]) -> list[CopiedVersion]:
             return [
-                self._copied(
-                    entry,
-                    None,
-                    there.get((entry.model_id, entry.version)),
-                    cancelled=stop,
-                    looked=True,
-                )
-                for entry in versions
+                self._copied(entry, None, known, cancelled=stop, looked=True)
+                for entry, known in pairs
             ]
 
-        small: list[list[ModelEntry]] = []
-        large: list[list[ModelEntry]] = []
+        small: list[list[tuple[ModelEntry, ModelEntry | None]]] = []
+        large: list[list[tuple[ModelEntry, ModelEntry | None]]] = []
         for group in models.values():
-            fits = max(entry.size_bytes for entry in group) <= SMALL
+            fits = max(entry.size_bytes for entry, _ in group) <= SMALL
             (small if fits else large).append(group)
         done = run_parallel(copy, small, jobs=AT_ONCE, cancelled=stop)
         done += map(copy, large)
-        found = {(one.model_id, one.version): one for group in done for one in group}
-        return [found[entry.model_id, entry.version] for entry in entries]
-
-    @property
-    def _wants_aliases(self) -> bool:
-        return self.wishes.with_aliases or self.wishes.move_aliases
-
-    @staticmethod
-    def _available(place: Place, model_id: str | None = None) -> list[ModelEntry]:
-        return place.registry.list_models(model_id=model_id, status=ModelStatus.AVAILABLE)
+        return sorted([*told, *chain.from_iterable(done)], key=lambda one: one.model_id)
 
     def _copied(
         self,
@@ -135,7 +124,7 @@ class Copier:
             reason = "it was only registered: its files are kept by somebody else"
             return _outcome(entry, Outcome.SKIPPED, reason=reason)
         if there is not None:
-            return self._present(entry, there)
+            return self._compared(entry, there)
         if stop.is_set():
             raise CancelledError("stopped")
         if self.wishes.dry_run:
@@ -167,12 +156,12 @@ class Copier:
         there = self.target.registry.get_model(model_id or entry.model_id, entry.version)
         if there is None or there.status is not ModelStatus.AVAILABLE:
             return _outcome(entry, Outcome.COPIED)
-        return self._present(entry, there)
+        return self._compared(entry, there)
 
-    def _present(self, entry: ModelEntry, there: ModelEntry) -> CopiedVersion:
+    def _compared(self, entry: ModelEntry, there: ModelEntry) -> CopiedVersion:
         """What is to be said of a version that the target has: it must be the same."""
         try:
-            if _is_marked_same(entry, there) or self._holds_the_same(entry, there):
+            if self._holds_the_same(entry, there):
                 return _outcome(entry, Outcome.PRESENT)
         except MMError as error:
             return _failure(entry, error)
@@ -188,12 +177,13 @@ class Copier:
         ours, theirs = self.source.registry.manifest(entry), self.target.registry.manifest(there)
         return compare(ours, theirs).same_files
 
-    def _pruned(self, there: Sequence[ModelEntry]) -> Iterator[CopiedVersion]:
-        rows = self.source.registry.list_models(include_deleted=True)
-        alive = {(entry.model_id, entry.version) for entry in rows if entry.status not in _GONE}
-        for entry in there:
-            if (entry.model_id, entry.version) in alive or not entry.metadata.get(COPIED_FROM):
+    def _pruned(self, ours: State, theirs: State) -> Iterator[CopiedVersion]:
+        for record, row in _available(theirs):
+            mine = ours.row(record.model_id, row["version"])
+            alive = mine is not None and status_of(mine) not in _GONE
+            if alive or _origin_of(row) is None:
                 continue
+            entry = entry_of(self.target.sink, record, row)
             try:
                 if not self._came_from_source(entry):
                     continue
@@ -209,7 +199,7 @@ class Copier:
         known = self.source.registry.id
         return known is not None and isinstance(origin, Mapping) and origin.get("registry") == known
 
-    def _told(self, versions: Sequence[CopiedVersion], aliases: Sequence[CopiedAlias]) -> Copies:
+    def _told(self, versions: Sequence[CopiedVersion], aliases: Iterable[CopiedAlias]) -> Copies:
         return Copies(
             source=self.source.name,
             target=self.target.name,
@@ -218,24 +208,28 @@ class Copier:
             dry_run=self.wishes.dry_run,
         )
 
-    def _with_aliases(
-        self, entries: Sequence[ModelEntry], model_id: str | None, held: _Held
+    def _aliases_like(
+        self,
+        named: Iterable[tuple[str, str, str]],
+        ready: set[tuple[str, str]],
+        theirs: State,
     ) -> Iterator[CopiedAlias]:
-        """Give the target's versions the aliases that they have in the source."""
-        for entry in entries:
-            for alias in entry.aliases:
-                id_ = model_id or entry.model_id
-                before = held.get((id_, fold(alias)))
-                if before != entry.version:
-                    yield self._alias(
-                        CopiedAlias(
-                            model_id=id_,
-                            alias=alias,
-                            version=entry.version,
-                            before=before,
-                            outcome="set" if before is None else "moved",
-                        )
+        """Let the target's versions in `ready` have the aliases that are `named` so, as wished."""
+        if not (self.wishes.with_aliases or self.wishes.move_aliases):
+            return
+        for model_id, alias, version in named:
+            record = theirs.record(model_id)
+            _, before = (record and record.aliases.get(fold(alias))) or (alias, None)
+            if before != version and (model_id, version) in ready:
+                yield self._alias(
+                    CopiedAlias(
+                        model_id=model_id,
+                        alias=alias,
+                        version=version,
+                        before=before,
+                        outcome="set" if before is None else "moved",
                     )
+                )
 
     def _alias(self, wanted: CopiedAlias) -> CopiedAlias:
         if wanted.before is not None and not self.wishes.move_aliases:
@@ -272,27 +266,40 @@ def _chosen(
     return list(found.values())
 
 
-def _ready(entries: Sequence[ModelEntry], versions: Sequence[CopiedVersion]) -> list[ModelEntry]:
-    """Those of `entries` that the target has by now, or would have."""
-    there = {
-        (one.model_id, one.version)
-        for one in versions
-        if one.outcome in (Outcome.COPIED, Outcome.PRESENT)
-    }
-    return [entry for entry in entries if (entry.model_id, entry.version) in there]
+def _available(state: State) -> Iterator[tuple[Record, Row]]:
+    return ((record, row) for record, row in state.rows() if is_available(row))
 
 
-def _held(entries: Iterable[ModelEntry]) -> _Held:
-    return {
-        (entry.model_id, fold(alias)): entry.version for entry in entries for alias in entry.aliases
-    }
+def _aliases_of(state: State) -> Iterator[tuple[str, str, str]]:
+    """Model id, alias and version of each alias."""
+    for _, record in sorted(state.models.items()):
+        for alias, version in sorted(record.aliases.values()):
+            yield record.model_id, alias, version
 
 
-def _is_marked_same(entry: ModelEntry, there: ModelEntry) -> bool:
+def _is_marked_same(row: Row, there: Row) -> bool:
     """Whether the rows alone say so: one is a copy of the other, or both are of a third."""
-    ours, theirs = entry.metadata.get(COPIED_FROM), there.metadata.get(COPIED_FROM)
-    known = {one for one in (there.manifest, theirs) if one is not None}
-    return entry.size_bytes == there.size_bytes and bool(known & {entry.manifest, ours})
+    marks = {row.get("manifest"), _origin_of(row)} & {there.get("manifest"), _origin_of(there)}
+    return bool(marks - {None}) and row.get("size_bytes") == there.get("size_bytes")
+
+
+def _origin_of(row: Row) -> str | None:
+    """The manifest that a version was copied from; None for one that is no copy."""
+    found = (row.get("metadata") or {}).get(COPIED_FROM)
+    return found if isinstance(found, str) else None
+
+
+def _is_there(one: CopiedVersion) -> bool:
+    return one.outcome in (Outcome.COPIED, Outcome.PRESENT)
+
+
+def _present(model_id: str, row: Row) -> CopiedVersion:
+    return CopiedVersion(
+        model_id=model_id,
+        version=row["version"],
+        outcome=Outcome.PRESENT,
+        size_bytes=row.get("size_bytes", 0),
+    )
 
 
 def _outcome(entry: ModelEntry, outcome: Outcome, *, reason: str | None = None) -> CopiedVersion:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -307,6 +308,16 @@ class TestFolder:
         assert not (model.entry.path / "config.json").samefile(mine / "config.json")
         pulled = manager.pull(str(mine), model_id="other")
         assert not (pulled.entry.path / "config.json").samefile(mine / "config.json")
+
+    def test_another_disk_shares_nothing(self, manager, tmp_path):
+        """The bytes are streamed and checked, as by a pull."""
+        shm = Path("/dev/shm")
+        if not shm.is_dir() or shm.stat().st_dev == tmp_path.stat().st_dev:
+            pytest.skip("there is no second disk")
+        with tempfile.TemporaryDirectory(dir=shm) as elsewhere:
+            model = one(manager.adopt(str(make(Path(elsewhere) / "m"))))
+        assert (model.copied_bytes, model.fetched_bytes) == (0, 2_000_003)
+        assert manager.verify().ok
 
     def test_what_is_not_there(self, manager, tmp_path):
         """Nor is an empty folder a model."""

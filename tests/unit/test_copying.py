@@ -16,6 +16,7 @@ from mm_core import (
     ModelStatus,
     ModelType,
     NotFoundError,
+    PartialError,
     Plugins,
     TransientError,
     UsageError,
@@ -541,6 +542,15 @@ def test_the_command_copies_and_tells(manager, tmp_path, entry, monkeypatch):
     assert {alias["alias"] for alias in document["aliases"]} == {"prod", "stable"}
     again = run("copy", "--all", "--from", "lake", "--to", "dr")
     assert "2 present" in again.stdout
+    for version in ("1", "2"):
+        push(manager, tmp_path, "org/bad", version)
+        (tmp_path / f"lake/models/org/bad/{version}/f").unlink()
+    some = run("copy", "--all", "--from", "lake", "--to", "dr")
+    assert isinstance(some.exception, PartialError)
+    assert set(some.exception.errors) == {"org/bad@1", "org/bad@2"}
+    assert "failed" in some.stdout
+    single = run("copy", "org/bad@1", "--from", "lake", "--to", "dr")
+    assert not isinstance(single.exception, (PartialError, type(None)))
     for wrong in (("copy", "--to", "dr"), ("copy", "x", "--all", "--from", "lake", "--to", "dr"),
                   ("copy", "org/z", "--prune", "--from", "lake", "--to", "dr")):  # fmt: skip
         assert run(*wrong).exception is not None
