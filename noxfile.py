@@ -170,6 +170,15 @@ def storm(session: nox.Session) -> None:
 
 
 @nox.session
+def gc_storm(session: nox.Session) -> None:
+    """1,000 interleavings of pulls, removals, take-overs and collections, with stalled clients."""
+    session.install("-e", ".[cli]", *UNIT)
+    env = {"MM_STORM": "1"}
+    storm = "tests/unit/test_gc_storm.py"
+    session.run("pytest", "--numprocesses=auto", storm, *session.posargs, env=env)
+
+
+@nox.session
 def coinstall(session: nox.Session) -> None:
     """Resolve beside the packages that a training or serving image holds, without installing."""
     neighbours = session.posargs or ["transformers", "datasets", "mlflow-skinny", "kedro", "vllm"]

@@ -53,8 +53,9 @@ sources:
   #   headers: {Authorization: "Bearer ${VENDOR_KEY}"}
 
 # retention:
-#   # `mm gc` leaves unfinished uploads that are younger.
+#   # `mm gc` leaves what is younger; with --retention it keeps so many versions of a model.
 #   grace: 24h
+#   keep_last: 3
 
 # registry:
 #   remember: true         # refuse a registry that went back, say to an older backup

@@ -30,11 +30,11 @@ from types import SimpleNamespace
 import pytest
 
 from mm_core import Plugins, Request, Source, load_settings
-from mm_core.collecting import collect, make_gc_plan
+from mm_core.collecting import collect, make_gc_plan, sweeping
 from mm_core.exceptions import MMError
 from mm_core.notices import Notices
 from mm_core.place import Place
-from mm_core.registry import ModelRegistry, begin, claims, deadline
+from mm_core.registry import ModelRegistry, begin, claims, deadline, operations
 from mm_core.registry import log as log_module
 from mm_core.schemas import ModelStatus, RemoteFile, Snapshot
 from mm_core.street import Street
@@ -83,7 +83,7 @@ class Actor(threading.Thread):
         self.go = threading.Semaphore(0)
         self.parked = threading.Semaphore(0)
         self.started = self.over = self.dead = False
-        self.until = 0.0
+        self.until, self.not_before = 0.0, 0
         self.error = None
         self.where = "not begun"
 
@@ -122,6 +122,11 @@ class Actor(threading.Thread):
         else:
             self.go.release()
         assert self.parked.acquire(timeout=60), f"{self.name} hangs at {self.where}"
+
+    def look(self):
+        """What its heart does first when it wakes up."""
+        for claim in self.claims:
+            claim.lost.is_set()
 
     def beat(self):
         """What its heart would have done meanwhile."""
@@ -304,6 +309,17 @@ class Storm:
 
         return f"collect {graces}", [partial(gc, grace=grace) for grace in graces]
 
+    def prepare(self):
+        """Half of the storms begin with a version that is to be swept."""
+        if self.dice.random() < 0.5:
+            claim = self.monitor.begin("m", "1")
+            self.inner.put(f"{claim.prefix}old", b"1")
+            self.inner.put(f"{claim.prefix}a.bin", b"X")
+            self.monitor.abandon(claim, "prepared")
+            self.leap(100)
+            self.enter(self.collections(GRACES[:2]))
+            self.enter(self.pulls("X", "1"))
+
     def _any(self):
         names = ["X"] if EQUAL.on else ["X", "X", "Y", "Z"]
         versions = self.dice.choices("1112", k=2)
@@ -314,9 +330,9 @@ class Storm:
             return self.removals(versions)
         return self.collections(self.dice.choices(GRACES, k=3))
 
-    def enter(self):
+    def enter(self, what=None):
         """Bring another actor on the stage."""
-        name, deeds = self._any()
+        name, deeds = what or self._any()
         actor = Actor(len(self.actors), deeds, self.inner)
         actor.sink.late = lambda: self.dice.random() < 0.2
         self.actors.append(actor)
@@ -331,17 +347,21 @@ class Storm:
         return [actor for actor in self.actors if not actor.over and not actor.dead]
 
     def awake(self):
-        return [actor for actor in self.alive if actor.until <= self.clock.seconds]
+        now = self.clock.seconds, len(self.story)
+        return [a for a in self.alive if a.until <= now[0] and a.not_before <= now[1]]
 
     def leap(self, seconds):
         """Time passes; the hearts of those who are awake beat."""
         awake = self.awake()
+        for actor in awake:
+            actor.look()
         self.clock.seconds += seconds
         self.story.append(f"the clock says {self.clock.seconds:.0f}")
         for actor in awake:
             actor.beat()
 
     def run(self, entries):
+        self.prepare()
         for _ in range(3):
             self.enter()
             entries -= 1
@@ -350,13 +370,15 @@ class Storm:
             awake = self.awake()
             if not awake:
                 self.leap(max(5, min(a.until for a in self.alive) - self.clock.seconds))
-            elif chance < 0.10:
+                for actor in self.alive:
+                    actor.not_before = 0
+            elif chance < 0.07:
                 self.leap(self.dice.choice(LEAPS))
-            elif chance < 0.18:
+            elif chance < 0.13:
                 self._stall(self.dice.choice(awake))
-            elif chance < 0.185:
+            elif chance < 0.135:
                 self._kill(self.dice.choice(awake))
-            elif chance < 0.26 and entries:
+            elif chance < 0.22 and entries:
                 self.enter()
                 entries -= 1
             else:
@@ -371,6 +393,7 @@ class Storm:
 
     def _stall(self, actor):
         actor.until = self.clock.seconds + self.dice.choice(LEAPS)
+        actor.not_before = len(self.story) + self.dice.choice([0, 40, 150, 300])
         self.story.append(f"{actor.number}: stalls {actor.where} until {actor.until:.0f}")
 
     def _kill(self, actor):
@@ -468,7 +491,8 @@ def _know_the_claims(patch):
     start = claims.Claim.start
 
     def noted(self):
-        self._sink.actor.claims.append(self)
+        if isinstance(self._sink, Gated):
+            self._sink.actor.claims.append(self)
         start(self)
 
     patch.setattr(claims.Claim, "start", noted)
@@ -487,3 +511,65 @@ def test_nothing_offered_is_ever_harmed(group, equal, monkeypatch):
     """No AVAILABLE version has a missing or wrong file, whatever the order; and all litter goes."""
     for number in range(GROUP):
         run_one(SEED * 1_000_000 + group * GROUP + number, monkeypatch, equal=equal)
+
+
+def never_look(patch):
+    """Writers do not look at the clock before they make bytes visible."""
+    patch.setattr(claims._Pulse, "is_set", lambda self: False)
+
+
+def never_confirm(patch):
+    """Collectors do not look at the clock before they delete."""
+    patch.setattr(sweeping._Lease, "confirm", lambda self: None)
+
+
+def wait_for_no_sweep(patch):
+    """A pull does not wait until a sweep has ended."""
+    is_free, check = begin.Beginner._is_free, operations._check_begin
+
+    def swept(row):
+        return row is not None and row["status"] == ModelStatus.SWEEPING
+
+    def may_begin(state, item):
+        if not swept(state.row(item["model_id"], item["version"])):
+            check(state, item)
+
+    patch.setattr(begin.Beginner, "_is_free", lambda self, row: swept(row) or is_free(self, row))
+    _replace_rule(patch, "begin", may_begin)
+
+
+def sweep_whatever_is_there(patch):
+    """A collector does not make sure that the version is still the one that it planned for."""
+    check = operations._check_sweep
+
+    def careless(state, item):
+        check(state, {key: value for key, value in item.items() if key != "expect"})
+
+    _replace_rule(patch, "sweep", careless)
+
+
+def _replace_rule(patch, op, check):
+    rule = operations.RULES[op]._replace(check=check)
+    patch.setattr(operations, "RULES", {**operations.RULES, op: rule})
+
+
+@pytest.mark.parametrize(
+    "without",
+    [
+        never_look,
+        *(
+            pytest.param(one, marks=pytest.mark.skipif(not LARGE, reason="MM_STORM=1 runs it"))
+            for one in (never_confirm, wait_for_no_sweep, sweep_whatever_is_there)
+        ),
+    ],
+)
+def test_a_missing_safeguard_is_found(without, monkeypatch):
+    """The storm can fail: without any one of these, it finds a version that was harmed."""
+    without(monkeypatch)
+    for number in range(400):
+        try:
+            run_one(number, monkeypatch)
+        except AssertionError as error:
+            assert f"seed {number}: " in str(error)  # noqa: PT017  # most storms do not fail
+            return
+    pytest.fail("400 storms went by, and nothing was harmed")
