@@ -53,7 +53,7 @@ def check(state: State, /, *, deep: bool) -> None:
     from mm_core.upkeep.check import check as look
 
     with state.registry() as found:
-        report = look(found.sink, deep=deep)
+        report = look(found.sink, deep=deep, trust=found.trust)
     document = report.to_json()
     if report.ok:
         state.emit(document, human=_check_lines(report), rows=("finding", document["findings"]))
@@ -96,7 +96,7 @@ def repair(state: State, /, *, dry_run: bool, from_: Path | None) -> None:
     with contextlib.ExitStack() as stack:
         found = stack.enter_context(state.registry())
         copies = stack.enter_context(contextlib.closing(Copies(from_))) if from_ else None
-        done = mend(found.sink, copies=copies, dry_run=dry_run)
+        done = mend(found.sink, copies=copies, dry_run=dry_run, trust=found.trust)
         if done.steps and not dry_run:
             found.accept()
     document = done.to_json()
@@ -156,7 +156,7 @@ def restore(state: State, /, file: Path, *, to: str | None) -> None:
     from mm_core.upkeep.backup import restore as bring_back
 
     with state.registry(to) as found:
-        done = bring_back(found.sink, file)
+        done = bring_back(found.sink, file, trust=found.trust)
         found.accept()
     state.emit(
         done.to_json(),

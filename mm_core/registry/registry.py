@@ -28,6 +28,7 @@ from mm_core.registry.layout import create_once, manifest_key
 from mm_core.registry.log import Log
 from mm_core.registry.operations import operation
 from mm_core.registry.references import find_any, find_available
+from mm_core.registry.signing import Keys, Trust
 from mm_core.registry.state import Operation, State, open_claim
 from mm_core.registry.writer import cleaned, default_writer
 from mm_core.schemas import (
@@ -80,6 +81,8 @@ class ModelRegistry:
     `writer` is noted in each commit, for people; else ``user@host/pid``.
     `memory` is a folder that remembers the highest commit seen of each registry:
     one that went back behind it is refused (`IntegrityError`) until `accept`.
+    `keys` name the key that signs what is committed, and those without whose
+    signature nothing is believed.
     `cache` is a folder for a copy of the state on this disk, which spares `query`,
     `resolve`, `aliases` and `reading` from loading it; nothing that is written is
     decided by it. Without it they load the state.
@@ -99,6 +102,7 @@ class ModelRegistry:
         writer: str | None = None,
         cache: Path | None = None,
         memory: Path | None = None,
+        keys: Keys | None = None,
     ) -> None:
         self._view = None if registry_file is None else _view(registry_file)
         self._sink = _sink_beside(registry_file) if sink is None else sink
@@ -110,9 +114,10 @@ class ModelRegistry:
             timeout=commit_timeout,
             writer=writer,
             memory=None if memory is None else _memory(memory),
+            trust=Trust(keys),
         )
         self._cache = _Cache(-1, {})
-        self._cache_folder = cache
+        self._cache_folder = cache if cache is None else self._log.trust.own_folder(cache)
         self._view_lock = threading.Lock()
 
     @property
@@ -125,6 +130,11 @@ class ModelRegistry:
         """The store's own id, from its ``format.json``; None while nobody has written to it."""
         found = self._log.format
         return None if found is None else str(found["id"])
+
+    @property
+    def trust(self) -> Trust:
+        """What this registry signs with, and whom it believes."""
+        return self._log.trust
 
     @property
     def registry_file(self) -> Path | None:
@@ -564,8 +574,11 @@ class ModelRegistry:
     def _entry(self, state: State, model_id: str, version: str) -> ModelEntry:
         record = state.record(model_id)
         row = record.row(version) if record else None
-        assert record is not None
-        assert row is not None
+        if record is None or row is None:
+            raise NotFoundError(
+                f"{model_id}@{version} is gone again: it was removed after this was done",
+                hint="see `mm history` for who removed it",
+            )
         return entry_of(self._sink, record, row)
 
     def _entries(self, state: State) -> list[ModelEntry]:

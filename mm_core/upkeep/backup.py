@@ -25,6 +25,7 @@ from mm_core.registry.layout import (
     probe_exclusive_create,
     read_format,
 )
+from mm_core.registry.signing import Trust
 from mm_core.registry.state import State, is_available
 from mm_core.schemas import canonical_json, rfc3339, sha256_hex
 from mm_core.sink import Sink
@@ -111,7 +112,9 @@ def verify_backup(copies: Copies) -> State:
     return state
 
 
-def restore(sink: Sink, path: Path, *, timeout: float = 60.0) -> Restored:
+def restore(
+    sink: Sink, path: Path, *, timeout: float = 60.0, trust: Trust | None = None
+) -> Restored:
     """Create what a backup holds and `sink` lacks; nothing that stands is ever replaced.
 
     The whole backup is verified before anything is written. Nobody should write to an
@@ -133,7 +136,7 @@ def restore(sink: Sink, path: Path, *, timeout: float = 60.0) -> Restored:
             if not made:
                 raise _differs(store, [key])
         if state.seq and not any(True for _ in store.list(log_key(state.seq + 1))):
-            write_checkpoint(store, state)
+            write_checkpoint(store, state, trust)
         created, present = len(missing), len(copies.keys) - len(missing)
     return Restored(created=created, present=present, seq=state.seq, head=state.head)
 

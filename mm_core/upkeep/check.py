@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from mm_core.exceptions import IntegrityError
 from mm_core.names import version_prefix
-from mm_core.registry.layout import FORMAT_KEY, HINT_KEY, log_key, manifest_key
+from mm_core.registry.layout import FORMAT_KEY, HINT_KEY, LOG_PREFIX, log_key, manifest_key
 from mm_core.registry.log import Log
+from mm_core.registry.signing import Trust
 from mm_core.registry.state import Record, Row, State, is_available
 from mm_core.schemas import Manifest, StoredFile, sha256_hex
 from mm_core.sink import Sink
@@ -25,12 +26,15 @@ _VERIFY = "mm verify --repair"
 _GC = "mm gc"
 
 
-def check(sink: Sink, *, deep: bool = False, timeout: float = 60.0) -> CheckReport:
+def check(
+    sink: Sink, *, deep: bool = False, timeout: float = 60.0, trust: Trust | None = None
+) -> CheckReport:
     """Look at everything that the registry in `sink` is made of, and at every file it names.
 
     Presence and size by one listing; with `deep` every byte is read and hashed.
     Writes nothing, and raises for no damage: that is what findings are for. Others
-    may be at work: what changes meanwhile is no finding.
+    may be at work: what changes meanwhile is no finding. What nobody has signed whom
+    `trust` believes is one.
 
     Raises `StorageError` for a registry of a newer format, and errors of the store.
     """
@@ -39,8 +43,13 @@ def check(sink: Sink, *, deep: bool = False, timeout: float = 60.0) -> CheckRepo
     way = walk(store, found)
     files = _Files(store, way.state, deep=deep)
     findings = [*_of_registry(found, way), *files.findings()]
-    if any(finding.version for finding in findings):
-        findings = _still_so(store, findings, way.state)
+    try:
+        after = Log(sink, timeout=timeout, writer="", trust=trust).refresh()
+    except IntegrityError as error:
+        if not any(finding.severity is Severity.ERROR for finding in findings):
+            findings.append(_refused(error))
+    else:
+        findings = [finding for finding in findings if _is_still_so(finding, way.state, after)]
     return CheckReport(
         commits=len(found.links),
         checkpoints=len(found.checkpoints) + len(found.damaged_checkpoints),
@@ -237,20 +246,17 @@ def _of_file(code: str, item: tuple[Record, Row, StoredFile], why: str) -> Findi
 # -- what changed meanwhile -------------------------------------------------------------
 
 
-def _still_so(store: Store, findings: list[Finding], before: State) -> list[Finding]:
-    """`findings` without those of versions that others have changed since `before`."""
-    try:
-        after = Log(store.sink, timeout=store.timeout, writer="").refresh()
-    except IntegrityError:  # a damaged log: then there are findings enough, and nobody writes
-        return findings
-    return [
-        finding
-        for finding in findings
-        if finding.model_id is None
-        or finding.version is None
-        or before.row(finding.model_id, finding.version)
-        == after.row(finding.model_id, finding.version)
-    ]
+def _is_still_so(finding: Finding, before: State, after: State) -> bool:
+    """Whether nobody has changed the version of a finding since `before`."""
+    if finding.model_id is None or finding.version is None:
+        return True
+    names = finding.model_id, finding.version
+    return before.row(*names) == after.row(*names)
+
+
+def _refused(error: IntegrityError) -> Finding:
+    """What a reader says of a registry that is whole: it trusts other keys, or saw another."""
+    return _finding("untrusted", Severity.ERROR, LOG_PREFIX, str(error), "mm registry accept")
 
 
 def _finding(

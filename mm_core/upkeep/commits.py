@@ -14,6 +14,7 @@ from mm_core.exceptions import IntegrityError
 from mm_core.registry.chain import CommitRecord
 from mm_core.registry.operations import replay
 from mm_core.registry.seal import is_broken, seal
+from mm_core.registry.signing import Trust
 from mm_core.registry.state import GENESIS, State
 from mm_core.schemas import sha256_hex
 
@@ -99,24 +100,31 @@ def applies(record: CommitRecord) -> bool:
     return True
 
 
-def stand_in(seq: int, prev: str, *, time: str, aside: str | None, fence: bool = False) -> bytes:
+def stand_in(
+    seq: int,
+    prev: str,
+    *,
+    time: str,
+    aside: str | None,
+    fence: bool = False,
+    trust: Trust | None = None,
+) -> bytes:
     """A commit without operations, for a number whose own commit is lost.
 
     Equal facts make equal bytes, so that two repairs, or one that is done again,
     write the same. `aside` is where the damaged bytes are; with `fence` nothing is
     lost here, and the number is taken so that nobody goes on from what is.
     """
-    return seal(
-        {
-            "seq": seq,
-            "prev": prev,
-            "id": f"stand-in-{seq}",
-            "writer": WRITER,
-            "time": time,
-            "operations": [],
-            "stands_in": {"quarantine": aside, "fence": fence},
-        }
-    )
+    commit = {
+        "seq": seq,
+        "prev": prev,
+        "id": f"stand-in-{seq}",
+        "writer": WRITER,
+        "time": time,
+        "operations": [],
+        "stands_in": {"quarantine": aside, "fence": fence},
+    }
+    return seal(trust.signed(commit) if trust else commit)
 
 
 def names_of_predecessors(links: Mapping[int, Link], seq: int) -> set[str]:

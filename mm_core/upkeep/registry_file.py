@@ -22,7 +22,7 @@ def backup_and_repair_registry(registry: ModelRegistry) -> Repaired:
     file = registry.registry_file
     if file is not None:
         _back_up(registry, file)
-    repaired = repair(registry.sink)
+    repaired = repair(registry.sink, trust=registry.trust)
     if repaired.steps:
         registry.accept()
     registry.load()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from mm_core.registry.layout import (
     manifest_key,
 )
 from mm_core.registry.log import Log
+from mm_core.registry.signing import Trust
 from mm_core.registry.state import GENESIS, Record, Row, State, is_available
 from mm_core.schemas import canonical_json, sha256_hex
 from mm_core.sink import Sink
@@ -111,19 +112,22 @@ def repair(
     copies: Copies | None = None,
     dry_run: bool = False,
     timeout: float = 60.0,
-    on_step: Callable[[Step], None] | None = None,
+    trust: Trust | None = None,
 ) -> Repaired:
     """Mend the registry in `sink`; nothing where nothing is wrong. Files are not looked at.
 
     Others may read and write meanwhile; whoever had read what is lost is stopped by
     an `IntegrityError` and must open the registry anew. What was damaged is kept below
-    ``.mm/quarantine/``. `copies` are the registry's objects in a backup.
+    ``.mm/quarantine/``. `copies` are the registry's objects in a backup. What is written
+    is signed where `trust` has a key.
 
     Raises `StorageError` for a registry of a newer format or with operations that this
-    release does not know, `ConflictError` for a backup of another registry, and
+    release does not know, `ConfigError` where `trust` would not believe what it signs,
+    `ConflictError` for a backup of another registry, and
     `TransientError` if others are always quicker.
     """
-    store = Store(sink, timeout=timeout)
+    store, trust = Store(sink, timeout=timeout), trust or Trust()
+    trust.refuse_to_write_unsigned()
     done: list[Step] = []
     refused: list[Refused] = []
     if copies is not None:
@@ -132,7 +136,7 @@ def repair(
         found = survey(store)
         if copies is not None:
             found = _knowing(found, copies.commits())
-        plan = make_plan(store, found, copies, refused)
+        plan = make_plan(store, found, copies=copies, refused=refused, trust=trust)
         if dry_run or not plan.steps:
             return Repaired(
                 steps=tuple(plan.steps if dry_run else done),
@@ -141,7 +145,7 @@ def repair(
                 head=plan.state.head,
                 dry_run=dry_run,
             )
-        steps = _Steps(store, plan, refused, on_step)
+        steps = _Steps(store, plan, refused, trust)
         steps.run()
         done += steps.done
     raise TransientError(
@@ -161,12 +165,12 @@ class _Steps:
         store: Store,
         plan: RepairPlan,
         refused: list[Refused],
-        on_step: Callable[[Step], None] | None,
+        trust: Trust,
     ) -> None:
         self._store = store
         self._plan = plan
         self._refused = refused
-        self._on_step = on_step
+        self._trust = trust
         self.done: list[Step] = []
 
     def run(self) -> None:
@@ -174,16 +178,16 @@ class _Steps:
         for step, made in in_windows(self._write, written):
             if not made:  # somebody else was here: what to do is to be found out anew
                 return
-            self._tell(step)
+            self.done.append(step)
         for step in self._plan.steps:
             if step.action == "checkpoint":
-                write_checkpoint(self._store, self._plan.state)
-                self._tell(step)
+                write_checkpoint(self._store, self._plan.state, self._trust)
+                self.done.append(step)
         for step in self._plan.steps:
             if step.action == "set_aside":
                 self._store.set_aside(step.key)
                 self._store.delete([step.key])
-                self._tell(step)
+                self.done.append(step)
         if self._plan.lost:
             self._add_again()
 
@@ -206,23 +210,18 @@ class _Steps:
         for lost in self._plan.lost:
             if lost.aliases is not None:
                 store.create(manifest_key(lost.sha256), lost.manifest.to_bytes())
-        log = Log(store.sink, timeout=store.timeout, writer=writer)
+        log = Log(store.sink, timeout=store.timeout, writer=writer, trust=self._trust)
         done, refused = add_again(log, self._plan.lost)
         self._refused += refused
         names = {_folder(lost) for lost in done}
         for step in self._plan.steps:
             if step.action == "add_again" and step.key in names:
-                self._tell(step)
-
-    def _tell(self, step: Step) -> None:
-        self.done.append(step)
-        if self._on_step is not None:
-            self._on_step(step)
+                self.done.append(step)
 
 
-def write_checkpoint(store: Store, state: State) -> None:
+def write_checkpoint(store: Store, state: State, trust: Trust | None = None) -> None:
     """Write a checkpoint and then the hint. Older ones stay, unlike where a writer does it."""
-    data = encode(state)
+    data = encode(state, trust)
     key = checkpoint_key(state.seq, data)
     store.put(key, data)
     part = Part(seq=state.seq, key=key, sha256=sha256_hex(data), size=len(data))
@@ -248,12 +247,14 @@ def _folder(lost: LostVersion) -> str:
 def make_plan(
     store: Store,
     found: Survey,
+    *,
     copies: Copies | None = None,
-    refused: list[Refused] | None = None,
+    refused: Sequence[Refused] = (),
+    trust: Trust | None = None,
 ) -> RepairPlan:
     """What has to be done for what a survey found."""
     steps = list(_format_steps(store, found, copies))
-    steps += _log_steps(store, found, copies)
+    steps += _log_steps(found, _Elsewhere(store, found, copies), trust)
     links = {**found.links}
     for step in steps:
         if step.key.startswith(LOG_PREFIX):
@@ -262,7 +263,7 @@ def make_plan(
             links[seq] = link_of(seq, step.data)
     after = found.mended(links, found.top)
     if after.needs_fence:
-        fence = _fence(after)
+        fence = _fence(after, trust)
         steps.append(fence)
         assert fence.data is not None
         top = found.top + 1
@@ -272,15 +273,13 @@ def make_plan(
     replaced = any(link.stands_in and not link.fence for link in after.links.values())
     lost: list[LostVersion] = []
     if replaced or way.skipped:
-        taken = {one.lost.sha256 for one in refused or ()}
+        taken = {one.lost.sha256 for one in refused}
         lost = [one for one in lost_versions(store, way.state) if one.sha256 not in taken]
     steps += [_restoring(one) for one in lost]
     manifests = _Manifests(store, copies)
     manifests.look(way.state)
     steps += manifests.steps
-    lost += [
-        one for one in manifests.anew if one.sha256 not in {r.lost.sha256 for r in refused or ()}
-    ]
+    lost += [one for one in manifests.anew if one.sha256 not in {r.lost.sha256 for r in refused}]
     return RepairPlan(
         steps=tuple(steps), state=way.state, lost=tuple(lost), left=tuple(manifests.left)
     )
@@ -326,8 +325,7 @@ def _format_steps(store: Store, found: Survey, copies: Copies | None) -> Iterato
     )
 
 
-def _log_steps(store: Store, found: Survey, copies: Copies | None) -> Iterator[Step]:
-    elsewhere = _Elsewhere(store, found, copies)
+def _log_steps(found: Survey, elsewhere: _Elsewhere, trust: Trust | None) -> Iterator[Step]:
     standing = dict(found.links)
     for seq, named in sorted(found.bad.items()):
         link = found.links.get(seq)
@@ -339,13 +337,15 @@ def _log_steps(store: Store, found: Survey, copies: Copies | None) -> Iterator[S
         elif link is not None and link.stands_in:
             continue
         else:
-            data = _replacement(found, standing, seq)
+            data = _replacement(found, standing, seq, trust)
             why = "its own bytes are nowhere: an empty commit stands in for it"
             yield Step(action="stand_in", key=log_key(seq), why=why, data=data, was=was)
         standing[seq] = link_of(seq, data)
 
 
-def _replacement(found: Survey, standing: Mapping[int, Link], seq: int) -> bytes:
+def _replacement(
+    found: Survey, standing: Mapping[int, Link], seq: int, trust: Trust | None
+) -> bytes:
     """The commit that stands in for `seq`: it follows what is before it, if that is all there is.
 
     Where a checkpoint knows more than the log does now, the log must not be read over
@@ -361,16 +361,17 @@ def _replacement(found: Survey, standing: Mapping[int, Link], seq: int) -> bytes
         prev,
         time=before.time if before else Link(seq=0, sha256="", prev=None).time,
         aside=quarantine_key(log_key(seq), link.sha256) if link else None,
+        trust=trust,
     )
 
 
-def _fence(found: Survey) -> Step:
-    last = found.links[found.top]
+def _fence(found: Survey, trust: Trust | None) -> Step:
+    last, seq = found.links[found.top], found.top + 1
     return Step(
         action="stand_in",
-        key=log_key(found.top + 1),
+        key=log_key(seq),
         why="an empty commit, so that nobody goes on from the one that is lost",
-        data=stand_in(found.top + 1, last.sha256, time=last.time, aside=None, fence=True),
+        data=stand_in(seq, last.sha256, time=last.time, aside=None, fence=True, trust=trust),
     )
 
 

@@ -293,6 +293,8 @@ def _read_links(store: Store, numbers: list[int]) -> dict[int, Link]:
         if data is None:
             continue
         link = link_of(seq, data)
+        if link.prev is None:  # damaged in the store, or only on its way
+            link = link_of(seq, store.read(log_key(seq)) or data)
         held += len(data)
         links[seq] = link if held <= _HELD_BYTES else replace(link, record=None)
     return links
