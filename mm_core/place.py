@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mm_core.config import locations
 from mm_core.exceptions import ConfigError
 from mm_core.folders import registry_cache
-from mm_core.registry import ModelRegistry
+from mm_core.registry import Keys, ModelRegistry
 from mm_core.sink import Sink
 
 if TYPE_CHECKING:
@@ -86,6 +89,8 @@ def registry_options(settings: Settings) -> dict[str, Any]:
         "claim_timeout": defaults.claim_timeout,
         "commit_timeout": defaults.commit_timeout,
         "writer": defaults.writer,
+        "memory": memory_folder() if settings.registry.get("remember", True) else None,
+        "keys": _keys(settings.registry),
     }
 
 
@@ -93,3 +98,13 @@ def make_place(name: str, sink: Sink, options: Mapping[str, Any]) -> Place:
     """The backend called `name`, with the registry in `sink`."""
     registry = ModelRegistry(sink, cache=registry_cache(sink), **options)
     return Place(name=name, sink=sink, registry=registry)
+
+
+def memory_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where this machine remembers what its user has seen of registries."""
+    return locations.state_folder(environ) / "registries"
+
+
+def _keys(values: Mapping[str, Any]) -> Keys | None:
+    signing, trusted = values.get("signing_key"), tuple(values.get("trusted_keys", ()))
+    return Keys(signing_key=signing, trusted_keys=trusted) if signing or trusted else None

@@ -19,7 +19,7 @@ _RIVALS = 16
 class Deadline:
     """`seconds` from now. Pauses grow, at random, while faults go on.
 
-    Not for several threads at once.
+    Threads that share one share the growth of its pauses, too.
     """
 
     def __init__(self, seconds: float) -> None:

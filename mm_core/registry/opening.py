@@ -224,13 +224,19 @@ class _Opening:
         return state
 
     def _after_pack(self, key: str, data: bytes | None, state: State) -> State | None:
-        if data is None:
+        try:
+            lines = None if data is None else unpack(data)
+        except (ValueError, OSError, EOFError, zlib.error) as error:
+            logger.warning("a pack is damaged", extra={"key": key, "error": str(error)})
+            return None
+        if lines is None:
             return None
         try:
-            commits = parse_commits(self._sink, unpack(data), state.seq, state.head, self._trust)
+            commits = parse_commits(self._sink, lines, state.seq, state.head, self._trust)
             return replay(state, (record for record, _ in commits))
-        except (IntegrityError, ValueError, OSError, EOFError, zlib.error) as error:
-            logger.warning("a pack is damaged", extra={"key": key, "error": str(error)})
+        except IntegrityError as error:
+            facts = {"key": key, "error": str(error)}
+            logger.warning("a pack of the registry cannot be used", extra=facts)
             return None
 
     def _best_pack(self, state: State) -> State:

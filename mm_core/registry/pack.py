@@ -18,7 +18,7 @@ from mm_core.schemas import sha256_hex
 MOST_BYTES = 4 << 20
 """So many bytes of commits a pack holds at most: what a new reader has to replay."""
 
-_KEPT_BYTES = 1 << 20
+_KEPT_BYTES = MOST_BYTES
 _LEVEL = 6
 _LARGEST = 16 * MOST_BYTES
 

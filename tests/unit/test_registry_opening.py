@@ -316,6 +316,30 @@ def test_a_commit_made_while_others_are_read_is_no_gap(sink, registry):
     assert len(ModelRegistry(late).list_models()) == 42
 
 
+def test_a_reader_who_is_far_behind_begins_anew(sink, registry):
+    """It reads some commits, then checkpoint and pack, and not all that lies between."""
+    write(registry, 40)
+    counting = Counting(sink)
+    idle = ModelRegistry(counting)
+    idle.list_models()
+    write(registry, 1000, start=40)
+    counting.asked.clear()
+    assert idle.list_models() == registry.list_models()
+    assert len(counting.asked) < 350
+    assert log_key(800) not in {key for _, key in counting.asked}
+
+
+def test_a_reader_who_begins_anew_knows_the_log_again(sink, registry):
+    """If what it had seen is not in the log any more, it does not take up another one."""
+    write(registry, 40)
+    idle = ModelRegistry(sink)
+    idle.list_models()
+    sink.delete([stored.key for stored in sink.list(".mm/") if "format" not in stored.key])
+    write(ModelRegistry(sink), 300)
+    with pytest.raises(IntegrityError):
+        idle.list_models()
+
+
 # -- records
 
 
