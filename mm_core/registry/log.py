@@ -54,11 +54,11 @@ class _Ask:
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """A commit ready to be made, and what each asker gets if it is."""
+    """A commit ready to be made, and what each asker gets if it is: the state after its part."""
 
     data: bytes
     after: State
-    accepted: list[_Ask]
+    accepted: list[tuple[_Ask, State]]
     refused: list[tuple[_Ask, Exception]]
 
 
@@ -210,8 +210,8 @@ class Log:
                 )
         for ask, error in attempt.refused:
             ask.error = error
-        for ask in attempt.accepted:
-            ask.state = attempt.after
+        for ask, state in attempt.accepted:
+            ask.state = replace(state, seq=attempt.after.seq, head=attempt.after.head)
         if attempt.accepted:
             self._recent.note(attempt.after.seq, attempt.data)
             self._keep(attempt.after)
@@ -226,7 +226,7 @@ class Log:
                 self._unsound = False
 
     def _attempt(self, state: State, batch: list[_Ask]) -> _Attempt:
-        accepted: list[_Ask] = []
+        accepted: list[tuple[_Ask, State]] = []
         refused: list[tuple[_Ask, Exception]] = []
         operations: list[Operation] = []
         tentative = state
@@ -243,7 +243,7 @@ class Log:
                 reason = UsageError(f"this cannot be recorded as JSON: {error}")
                 refused.append((ask, reason))
             else:
-                accepted.append(ask)
+                accepted.append((ask, tentative))
                 operations.extend(ask.operations)
         commit = {
             "seq": state.seq + 1,
@@ -263,7 +263,8 @@ class Log:
         except OfflineError:
             raise
         except TransientError as error:
-            raise _unknown(attempt.accepted, str(error)) from error
+            asks = [ask for ask, _ in attempt.accepted]
+            raise _unknown(asks, str(error)) from error
 
     def _advance(self, patience: Patience) -> State:
         state = self._state

@@ -12,6 +12,7 @@ from mm_core.exceptions import (
     CommitUnknownError,
     ConflictError,
     IntegrityError,
+    NotFoundError,
     OfflineError,
     StorageError,
     TransientError,
@@ -111,6 +112,49 @@ def test_waiting_writers_share_a_commit(sink):
         outcomes = sorted(future.result(60) for future in rest)
     assert outcomes == [False, False, False, True]
     assert [len(record.operations) for record in registry.history()] == [1, 1, 1]
+
+
+def test_who_shares_a_commit_sees_the_state_after_its_own_part(sink):
+    """What others of the same commit did later in it is not in the answer, as if each had its own."""
+    spied = Spied(sink)
+    registry = ModelRegistry(spied)
+    write(registry, 1)
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow(key, data):
+        inside.set()
+        assert go_on.wait(60)
+        sink.create(key, data)
+
+    spied.plans["create"] = slow
+    steps = [
+        lambda: registry.set_alias("org/model", "prod", "0").aliases,
+        lambda: registry.remove("org/model", "0").status,
+        lambda: registry.sweep("org/model", "0").status,
+        lambda: registry.swept("org/model", "0"),
+    ]
+    with ThreadPoolExecutor(5) as pool:
+        first = pool.submit(write, registry, 1, 1)
+        assert inside.wait(60)
+        asked = []
+        for count, step in enumerate(steps, 1):
+            asked.append(pool.submit(step))
+            while len(registry._log._queue) < count:
+                pass
+        go_on.set()
+        first.result(60)
+        assert [future.result(60) for future in asked] == [("prod",), "DELETED", "SWEEPING", None]
+    assert [len(record.operations) for record in registry.history()] == [1, 1, 4]
+
+
+def test_a_redo_after_the_version_is_gone_again_is_an_error_of_ours(registry):
+    """An add that is done again when others have removed the version and its files says just that."""
+    claim = claimed(registry, "org/model", "1")
+    registry.add(claim, manifest_for(claim))
+    for change in (registry.remove, registry.sweep, registry.swept):
+        change("org/model", "1")
+    with pytest.raises(NotFoundError, match="gone again"):
+        registry.add(claim, manifest_for(claim))
 
 
 # -- the chain

@@ -39,7 +39,7 @@ from mm_core.registry import Claim, ModelRegistry
 from mm_core.schemas import ModelEntry, ModelStatus, sha256_hex
 from mm_core.sink import read_bytes
 from mm_core.testing.plain import PlainRegistry, rows_of
-from mm_core.testing.registry import FaultySink, manifest_for
+from mm_core.testing.registry import FaultySink, manifest_for, registered
 from mm_plugins.sinks.memory import MemorySink
 
 pytestmark = pytest.mark.unit
@@ -52,6 +52,7 @@ TIMEOUT = 3600.0
 """Of a claim. No heartbeat is due before a test is over: beats are rules, too."""
 
 CONTENT = b"hello"
+RIVAL = "org/rival"
 MODELS = ("org/m", "org/M", "org/m/1")
 VERSIONS = ("1", "2")
 ALIASES = ("prod", "Prod", "latest")
@@ -60,8 +61,9 @@ clients = st.integers(0, CLIENTS - 1)
 names = st.tuples(st.sampled_from(MODELS), st.sampled_from(VERSIONS))
 aliases = st.sampled_from(ALIASES)
 
-# What happens to the calls of a client to its store, one after the other. `away`: from there on to all.
-passing = st.sampled_from(["ok", "ok", "ok", "cut", "lost"])
+# What happens to the calls of a client to its store, one after the other. `rival`: somebody else
+# commits just before. `away`: from there on to all.
+passing = st.sampled_from(["ok", "ok", "ok", "cut", "lost", "rival"])
 ending = st.sampled_from(["ok", "ok", "ok", "ok", "die before", "die after", "away", "away after"])
 scripts = st.one_of(
     st.just(()),
@@ -96,6 +98,7 @@ class Store(FaultySink):
         super().__init__(inner, rate=0, seed=0)
         self.clock, self.written = clock, written
         self.script, self.dead = [], False
+        self.rival = lambda: None
 
     def put(self, key, data):
         self._try(lambda: self.write_now(key, data))
@@ -116,6 +119,8 @@ class Store(FaultySink):
         if self.dead or fate == "die before":
             self.dead = True
             raise Killed
+        if fate == "rival":
+            self.rival()
         if fate in ("cut", "away"):
             raise TransientError("the request was cut")
         result = action()
@@ -133,6 +138,7 @@ class Client:
     def __init__(self, machine):
         self.process = uuid.uuid4().hex
         self.sink = Store(machine.memory, machine.clock, machine.written)
+        self.sink.rival = machine.rival
         self.registry = ModelRegistry(self.sink, claim_timeout=TIMEOUT)
         self.claims = []
 
@@ -165,6 +171,11 @@ class RegistryMachine(RuleBasedStateMachine):
         )
         self.clients = [Client(self) for _ in range(CLIENTS)]
         self.witness = ModelRegistry(self.memory)
+        self.other = ModelRegistry(self.memory)
+
+    def rival(self):
+        """A commit of somebody who has nothing to do with all this, but takes the next number."""
+        assert self.other.add_model(registered(RIVAL, uuid.uuid4().hex))
 
     def teardown(self):
         for client in getattr(self, "clients", ()):
@@ -193,7 +204,9 @@ class RegistryMachine(RuleBasedStateMachine):
         except (ConflictError, NotFoundError):
             told = "refused"
         client.sink.script = []
-        landed = self.follow()
+        commits = self.follow()
+        mine = [done for done in commits if done[0]["model_id"] != RIVAL]
+        landed = len(mine)
         expected = self.plain.allows(operations) if operations else None
         assert told != "failed", "a fault that passed is not for the caller"
         if told == "done" and operations:
@@ -204,21 +217,21 @@ class RegistryMachine(RuleBasedStateMachine):
             assert landed == 0
         else:
             assert landed <= (1 if expected else 0)
-        if landed:
-            self.plain.apply(operations)
-            assert [shape(o) for o in self.latest] == [shape(o) for o in operations]
+        assert landed == 0 or [shape(o) for o in mine[0]] == [shape(o) for o in operations]
+        for done in commits:
+            self.plain.apply(operations if done in mine else done)
         if told == "dead":
             self.bury(number)
         return result
 
     def follow(self):
-        """How many commits came, each as the rules allow."""
-        before = self.log.seq
+        """The operations of the commits that came, each as the rules allow."""
+        commits = []
         while True:
             key = f".mm/log/{self.log.seq + 1:012d}.json"
             if self.memory.stat(key) is None:
-                return self.log.seq - before
-            self.latest = self.log.commit(read_bytes(self.memory, key))
+                return commits
+            commits.append(self.log.commit(read_bytes(self.memory, key)))
 
     def bury(self, number):
         client = self.clients[number]
