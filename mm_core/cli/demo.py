@@ -199,9 +199,8 @@ def _clean_environment(root: Path) -> Iterator[None]:
         if _REACHES_IN.match(name):
             del os.environ[name]
     os.environ |= {"NO_PROXY": loopback, "no_proxy": loopback, "HF_HOME": str(root / ".hf")}
-    os.environ |= {
-        name: str(root / ".no-settings") for name in ("XDG_CONFIG_HOME", "XDG_CONFIG_DIRS")
-    }
+    names = ("XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "XDG_CACHE_HOME", "XDG_STATE_HOME")
+    os.environ |= {name: str(root / ".no-settings") for name in names}
     try:
         yield
     finally:

@@ -32,6 +32,9 @@ from mm_core.registry.state import GENESIS, Operation, State, ids_of
 from mm_core.schemas import canonical_json, rfc3339, sha256_hex
 from mm_core.sink import Sink
 
+_FAR_BEHIND = 128
+"""Commits after which a reader begins anew: checkpoint and pack bring it nearer in one step."""
+
 
 class _Ask:
     """What one caller wants committed, and what came of it."""
@@ -287,6 +290,8 @@ class Log:
         for record, data in found:
             self._recent.note(record.seq, data)
             records.append(record)
+            if len(records) > _FAR_BEHIND:
+                return self._open(patience, lambda _: Seen(state.seq, state.head), self.trust)
         return replay(state, records) if records else state
 
     def _patience(self) -> Deadline:
