@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _FORMAT = 1
 _VARIABLES = re.compile(r"MM_\w+|XDG_\w+|HOME|USERPROFILE|APPDATA|LOCALAPPDATA|PYTHONPATH")
 _REFERENCE = re.compile(rb"\$\{([A-Za-z_]\w*)")
+_ABOUT = (".dist-info", ".egg-info", ".egg")
 _KEPT = 64
 """So many places are kept; a run in another folder, or for another backend, is another."""
 
@@ -85,10 +86,14 @@ class Memory:
             return
         try:
             kept = _what_to_keep(settings, place)
-            if kept is not None and self._key == self._hash():
+            if kept is not None and self._key == self._hash() and not self._was_told(place):
                 _write(self._path, {"key": self._key, **kept})
         except (OSError, ValueError, TypeError, RecursionError):  # no memory is no harm
             return
+
+    def _was_told(self, place: Place) -> bool:
+        """Whether ``.env`` told the library of a store something that it must be told again."""
+        return "://" in place.sink.root and bool(os.environ.keys() - self._environ.keys())
 
     @property
     def _path(self) -> Path:
@@ -123,6 +128,17 @@ class Memory:
         for name in sorted(names):
             yield repr((name, self._environ.get(name))).encode()
         yield from _installed()
+
+
+class _Plain(SimpleNamespace):
+    """What stands in for a validated ``Config``: it has the same attributes, and says the same."""
+
+    def __init__(self, words: str, fields: Mapping[str, Any]) -> None:
+        super().__init__(**fields)
+        self._words = words
+
+    def __repr__(self) -> str:
+        return self._words
 
 
 def _what_to_keep(settings: Settings, place: Place) -> dict[str, Any] | None:
@@ -190,27 +206,28 @@ def _packed(name: str, value: Any) -> Any:
         if redact(value) != value:
             raise ValueError("this looks like a secret")
         return str(value)
-    if isinstance(value, dict):
-        return {"dict": {str(key): _packed(str(key), inner) for key, inner in value.items()}}
+    if value == {}:
+        return {"dict": {}}  # whatever stands in one that is free to hold anything may be secret
     if isinstance(value, list | tuple):
         return {type(value).__name__: [_packed(name, inner) for inner in value]}
     fields = getattr(type(value), "model_fields", None)
     if fields is None:
         raise ValueError("this is no plain value")
-    return {"fields": {field: _packed(field, getattr(value, field)) for field in fields}}
+    packed = {field: _packed(field, getattr(value, field)) for field in fields}
+    return {"fields": packed, "repr": repr(value)}  # all that it shows was looked at
 
 
 def _unpacked(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
+    if "fields" in value:
+        fields = {name: _unpacked(item) for name, item in value["fields"].items()}
+        return _Plain(str(value["repr"]), fields)
     ((kind, inner),) = value.items()
     if kind == "path":
         return Path(inner)
-    if kind in ("list", "tuple"):
-        items = [_unpacked(item) for item in inner]
-        return items if kind == "list" else tuple(items)
-    values = {name: _unpacked(item) for name, item in inner.items()}
-    return SimpleNamespace(**values) if kind == "fields" else values
+    items = [_unpacked(item) for item in inner]
+    return {"dict": dict, "list": list, "tuple": tuple}[kind](items)
 
 
 def _class_at(home: str) -> type[Any]:
@@ -231,13 +248,17 @@ def _content(path: Path) -> bytes | None:
 
 
 def _installed() -> Iterator[bytes]:
-    """What changes when a package is installed or removed, as `importlib.metadata` sees it."""
+    """What changes when a package is installed or removed: what `importlib.metadata` looks for."""
     for entry in sys.path:
+        yield entry.encode()
         try:
-            changed = Path(entry).stat().st_mtime_ns
+            with os.scandir(entry or ".") as found:
+                about = [(f.name, f.stat().st_mtime_ns) for f in found if f.name.endswith(_ABOUT)]
+        except NotADirectoryError:
+            about = [("", Path(entry).stat().st_mtime_ns)]  # a zip file
         except OSError:
             continue
-        yield f"{entry}:{changed}".encode()
+        yield repr(sorted(about)).encode()
 
 
 def _read_own(path: Path) -> dict[str, Any]:

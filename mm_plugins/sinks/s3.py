@@ -10,10 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-from pydantic import Field, SecretStr
 
 from mm_core import (
     AlreadyExistsError,
@@ -21,8 +19,8 @@ from mm_core import (
     Buffer,
     ConfigError,
     IntegrityError,
+    LazyConfig,
     NotFoundError,
-    PluginConfig,
     ResumableSink,
     Sink,
     StoredObject,
@@ -39,14 +37,22 @@ from mm_plugins.sinks._parts import Parts, part_size
 from mm_plugins.sinks._patience import persist, read_on
 from mm_plugins.sinks._s3_api import S3Api, make_file_system
 from mm_plugins.sinks._s3_checksums import holds_other_bytes, md5_of
-from mm_plugins.sinks._s3_direct import Direct, Transfer
+from mm_plugins.sinks._s3_direct import Direct
 from mm_plugins.sinks._s3_objects import S3Objects, bears
 from mm_plugins.sinks._s3_upload import S3Upload
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+    from mm_plugins.sinks._s3_config import S3Options
 
 _COPY_LIMIT = 5 << 30
 _COPY_PART = 1 << 30
 _PAGE = 1000
 _DELETE_LIMIT = 1000
+_ACCESS = (
+    "endpoint_url", "profile", "anon", "key", "secret", "token", "client_kwargs", "config_kwargs",
+)  # fmt: skip
 _SECRET_KEYS = frozenset({"SSECustomerKey", "SSECustomerAlgorithm"})
 _log = logging.getLogger(__name__)
 
@@ -55,27 +61,6 @@ _log = logging.getLogger(__name__)
 def mm_sinks() -> list[type[Sink]]:
     """Offer the S3 sink."""
     return [S3Sink]
-
-
-class S3Options(PluginConfig):
-    """How S3 is reached. Without any, the AWS SDK's own chain and AWS_ENDPOINT_URL hold."""
-
-    endpoint_url: str | None = Field(default=None, description="For stores other than AWS")
-    profile: str | None = Field(default=None, description="A profile of the AWS configuration")
-    region: str | None = Field(default=None, description="The bucket's region")
-    anon: bool = Field(default=False, description="Ask without credentials")
-    key: SecretStr | None = Field(default=None, description="An access key id")
-    secret: SecretStr | None = Field(default=None, description="Its secret")
-    token: SecretStr | None = Field(default=None, description="A session token")
-    client_kwargs: dict[str, Any] = Field(
-        default_factory=dict, repr=False, description="More for the botocore client"
-    )
-    config_kwargs: dict[str, Any] = Field(
-        default_factory=dict, repr=False, description="More for botocore.config.Config"
-    )
-    s3_additional_kwargs: dict[str, Any] = Field(
-        default_factory=dict, repr=False, description="More for each write, such as encryption"
-    )
 
 
 class S3Sink(ResumableSink):
@@ -89,14 +74,12 @@ class S3Sink(ResumableSink):
     type = "s3"
     schemes = ("s3", "s3a")
 
-    class Config(PluginConfig):
-        """The settings of an S3 backend."""
+    plain_config = True
 
-        root: str = Field(description="s3://bucket/prefix")
-        options: S3Options = Field(default_factory=S3Options, description="How S3 is reached")
-        transfer: Transfer = Field(
-            default="auto", description="Who sends the bytes: auto, direct or fsspec (s3fs)"
-        )
+    if TYPE_CHECKING:
+        from mm_plugins.sinks._s3_config import Config
+    else:
+        Config = LazyConfig("mm_plugins.sinks._s3_config:Config")
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -309,7 +292,7 @@ def _file_system(options: S3Options) -> Any:
 
 def _access(options: S3Options) -> dict[str, Any]:
     """What decides which server is asked, and as whom."""
-    return options.model_dump(exclude={"region", "s3_additional_kwargs"})
+    return {name: getattr(options, name) for name in _ACCESS}
 
 
 def _utc(moment: datetime) -> datetime:

@@ -67,6 +67,38 @@ def test_what_is_remembered_opens_the_same_backend(folder):
     assert memory().recall().sink.root == str(folder / "one")
 
 
+LAKE = "backends: {lake: {type: s3, root: 's3://b/p', options: {profile: ml, anon: true}}}"
+
+
+def test_an_s3_backend_is_opened_the_same(folder):
+    """Its settings have the same attributes and say the same; both are one way to the store."""
+    (folder / "mm.local.yaml").write_text(LAKE)
+    run("lake")
+    plain = memory("lake").recall().sink
+    opened = Places(load_settings(), Plugins.discover(), None).open("lake").sink
+    assert type(plain.config) is not type(opened.config)
+    assert plain.root == opened.root == "s3://b/p"
+    assert repr(plain.config) == repr(opened.config)
+    for name in type(opened.config.options).model_fields:
+        assert getattr(plain.config.options, name) == getattr(opened.config.options, name)
+    assert plain.copies_from(opened)
+    assert opened.copies_from(plain)
+
+
+def test_what_dotenv_tells_the_sdk_is_told_each_time(folder):
+    """Else the second run would ask S3 as somebody else."""
+    (folder / "mm.local.yaml").write_text(LAKE)
+    (folder / ".env").write_text("AWS_PROFILE=ml\n")
+    try:
+        run("lake")
+        assert kept() == []
+        os.environ.pop("AWS_PROFILE")
+        run("one")
+        assert len(kept()) == 1
+    finally:
+        os.environ.pop("AWS_PROFILE", None)
+
+
 def test_it_is_for_this_user_alone(folder):
     """The files are readable by their owner only, and one that others can write is not believed."""
     run()
@@ -98,7 +130,10 @@ CHANGES = {
     "another file that is named": lambda f, m: m.setenv("MM_CONFIG", str(_copy(f))),
     "a plugin that is left out": lambda f, m: m.setenv("MM_DISABLE_PLUGINS", "local"),
     "a folder of packages": lambda f, m: m.syspath_prepend(str(f)),
-    "a package that was installed": lambda f, m: _install(f),
+    "a package that was installed": lambda f, m: _install(f, "new"),
+    "a package that was installed again": lambda f, m: os.utime(
+        f / "packages" / "old-1.0.dist-info", ns=(2, 2)
+    ),
     "no cache": lambda f, m: m.setenv("MM_CACHE", "off"),
 }
 
@@ -115,8 +150,8 @@ def _copy(folder: Path) -> Path:
     return folder / "sub" / "mm.yaml"
 
 
-def _install(folder: Path) -> None:
-    (folder / "packages" / "new-1.0.dist-info").mkdir()
+def _install(folder: Path, name: str) -> None:
+    (folder / "packages" / f"{name}-1.0.dist-info").mkdir()
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -124,11 +159,21 @@ def test_whatever_decides_and_changes_is_read_anew(folder, monkeypatch, change):
     """Files, variables, flags, installed packages: another value, and nothing is taken from memory."""
     (folder / "packages").mkdir()
     monkeypatch.syspath_prepend(str(folder / "packages"))
-    os.utime(folder / "packages", ns=(1, 1))
+    (folder / "packages" / "old-1.0.dist-info").mkdir()
+    os.utime(folder / "packages" / "old-1.0.dist-info", ns=(1, 1))
     run()
     assert memory().recall() is not None
     CHANGES[change](folder, monkeypatch)
     assert memory().recall() is None
+
+
+def test_what_decides_nothing_does_not_count(folder, monkeypatch):
+    """Other files in a folder of packages, or in the working folder, and other variables."""
+    monkeypatch.syspath_prepend(str(folder))
+    run()
+    (folder / "module.py").write_text("")
+    monkeypatch.setenv("TERM_PROGRAM", "another")
+    assert memory().recall() is not None
 
 
 def test_a_nearer_file_counts(folder, monkeypatch):
@@ -168,6 +213,10 @@ SECRETS = {
     "a default from a variable": "defaults: {writer: '${ROOT}'}",
     "a value from a file": "backends: {two: {root: '${file:root.txt}'}}",
     "a root that looks like a secret": "backends: {one: {root: ./hf_abcdefghijklmnopqrstu}}",
+    "keys that are trusted": "registry: {trusted_keys: [" + "A" * 43 + "=]}",
+    "a key that signs": "registry: {signing_key: ./key.pem}",
+    "an option that may hold anything": "backends: {one: {type: s3, root: 's3://b/p', options: "
+    "{s3_additional_kwargs: {SSECustomerKey: x}}}}",
     "a secret in plain text elsewhere": "sources: {hf: {type: huggingface, token: "
     "hf_abcdefghijklmnopqrstu}}",
     "a writer that looks like a secret": "defaults: {writer: ghp_abcdefghijklmnopqrstuvwxyz}",
@@ -197,11 +246,12 @@ def test_an_option_that_only_sounds_secret_is_not_kept():
     """Not the value decides alone: whatever a setting called so holds stays out."""
     from mm_core.recall import _packed
 
-    for name, value in (("password", "monkey"), ("api_key", "1"), ("headers", {"cookie": "x"})):
+    for name in ("password", "api_key", "token"):
         with pytest.raises(ValueError, match="secret"):
-            _packed(name, value)
-    with pytest.raises(ValueError, match="no plain value"):
-        _packed("verifier", object())
+            _packed(name, "monkey")
+    for value in (object(), {"anything": "x"}):
+        with pytest.raises(ValueError, match="no plain value"):
+            _packed("verifier", value)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,41 @@
+"""The settings of an S3 backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, SecretStr
+
+from mm_core import PluginConfig
+from mm_plugins.sinks._s3_direct import Transfer
+
+
+class S3Options(PluginConfig):
+    """How S3 is reached. Without any, the AWS SDK's own chain and AWS_ENDPOINT_URL hold."""
+
+    endpoint_url: str | None = Field(default=None, description="For stores other than AWS")
+    profile: str | None = Field(default=None, description="A profile of the AWS configuration")
+    region: str | None = Field(default=None, description="The bucket's region")
+    anon: bool = Field(default=False, description="Ask without credentials")
+    key: SecretStr | None = Field(default=None, description="An access key id")
+    secret: SecretStr | None = Field(default=None, description="Its secret")
+    token: SecretStr | None = Field(default=None, description="A session token")
+    client_kwargs: dict[str, Any] = Field(
+        default_factory=dict, repr=False, description="More for the botocore client"
+    )
+    config_kwargs: dict[str, Any] = Field(
+        default_factory=dict, repr=False, description="More for botocore.config.Config"
+    )
+    s3_additional_kwargs: dict[str, Any] = Field(
+        default_factory=dict, repr=False, description="More for each write, such as encryption"
+    )
+
+
+class Config(PluginConfig):
+    """The settings of an S3 backend."""
+
+    root: str = Field(description="s3://bucket/prefix")
+    options: S3Options = Field(default_factory=S3Options, description="How S3 is reached")
+    transfer: Transfer = Field(
+        default="auto", description="Who sends the bytes: auto, direct or fsspec (s3fs)"
+    )
