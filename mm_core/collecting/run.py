@@ -23,6 +23,7 @@ from mm_core.registry.state import Row, is_available, open_claim
 from mm_core.schemas import StoredObject
 from mm_core.sink import ResumableSink
 from mm_core.transfer.pool import run_parallel
+from mm_core.upkeep.unfinished import refuse_unfinished_repair
 
 AT_ONCE = 8
 """Versions that are swept at once; their commits are shared."""
@@ -57,8 +58,9 @@ def collect(
 
     What has changed since is left alone. Any number of collectors may run at
     once. One that was killed has done a part, and the next goes on. Raises the first
-    error of the store.
+    error of the store, and `ConflictError` while the registry is being repaired.
     """
+    refuse_unfinished_repair(registry.sink)
     run = _Run(registry, plan, tell)
     retired = () if plan.retention is None else run.retire(plan.retention)
     claims = run.abandon()

@@ -31,6 +31,7 @@ from mm_core.registry.processes import is_dead
 from mm_core.registry.state import Row, State, open_claim
 from mm_core.schemas import ModelStatus, StoredObject
 from mm_core.sink import ResumableSink, Sink
+from mm_core.upkeep.unfinished import refuse_unfinished_repair
 
 GRACE = 86_400.0
 """Seconds that all waits before it goes, where ``retention.grace`` does not say."""
@@ -78,7 +79,9 @@ def make_gc_plan(
     With `retention`, surplus versions as well. Costs a listing of the models and
     of the registry's small objects, one `stat` for a few commits, and the file list
     of each version in whose folder there is more, or less, than the registry says.
+    `ConflictError` while the registry is being repaired.
     """
+    refuse_unfinished_repair(registry.sink)
     survey = _Survey(registry, grace)
     for count, stored in enumerate(registry.sink.list(MODELS), 1):
         survey.see(stored)

@@ -17,6 +17,7 @@ from mm_core.sink import Sink
 from mm_core.upkeep.findings import CheckReport, Finding, Severity
 from mm_core.upkeep.store import MANIFEST_PREFIX, Store, in_windows
 from mm_core.upkeep.survey import NO_FORMAT, NO_HINT, Survey, survey
+from mm_core.upkeep.unfinished import REPAIR_KEY, is_unfinished
 from mm_core.upkeep.walk import Walk, walk
 
 _MANIFEST = re.compile(re.escape(MANIFEST_PREFIX) + r"([0-9a-f]{64})\.json")
@@ -43,6 +44,9 @@ def check(
     way = walk(store, found)
     files = _Files(store, way.state, deep=deep)
     findings = [*_of_registry(found, way), *files.findings()]
+    if is_unfinished(sink):
+        why = "a repair is under way or was interrupted; nothing is collected until it is done"
+        findings.append(_finding("repair_unfinished", Severity.WARNING, REPAIR_KEY, why, _REPAIR))
     try:
         after = Log(sink, timeout=timeout, writer="", trust=trust).refresh()
     except IntegrityError as error:
@@ -93,9 +97,6 @@ def _of_log(found: Survey, way: Walk) -> Iterator[Finding]:
     for seq, link in sorted(found.links.items()):
         if link.stands_in and not link.fence and seq not in found.bad:
             yield _replaced(seq)
-    if found.needs_fence:
-        why = "a repair ended before it was done"
-        yield _finding("log_unfenced", Severity.WARNING, log_key(found.top), why, _REPAIR)
 
 
 def _replaced(seq: int) -> Finding:

@@ -128,9 +128,12 @@ def stand_in(
 
 
 def names_of_predecessors(links: Mapping[int, Link], seq: int) -> set[str]:
-    """The sha256 that the commit after `seq` names as that of number `seq`."""
+    """The sha256 that the commit after `seq` names as that of number `seq`.
+
+    A stand-in names what its repair saw, and condemns nothing that came since.
+    """
     after = links.get(seq + 1)
-    if after is None or after.prev is None or after.prev == BROKEN:
+    if after is None or after.prev is None or after.stands_in:
         return set()
     return {after.prev}
 

@@ -38,6 +38,7 @@ from mm_core.upkeep.copies import Copies, refuse_another
 from mm_core.upkeep.rebuild import LostVersion, Refused, add_again, lost_versions, manifest_anew
 from mm_core.upkeep.store import QUARANTINE_PREFIX, Store, in_windows, quarantine_key
 from mm_core.upkeep.survey import NO_FORMAT, Survey, commits_in_pack, survey
+from mm_core.upkeep.unfinished import end_repair, note_repair
 from mm_core.upkeep.walk import Walk, walk
 
 _ROUNDS = 5
@@ -137,6 +138,8 @@ def repair(
         if copies is not None:
             found = _knowing(found, copies.commits())
         plan = make_plan(store, found, copies=copies, refused=refused, trust=trust)
+        if not dry_run and not plan.steps:
+            end_repair(sink)
         if dry_run or not plan.steps:
             return Repaired(
                 steps=tuple(plan.steps if dry_run else done),
@@ -145,6 +148,7 @@ def repair(
                 head=plan.state.head,
                 dry_run=dry_run,
             )
+        note_repair(sink)
         steps = _Steps(store, plan, refused, trust)
         steps.run()
         done += steps.done
@@ -175,10 +179,12 @@ class _Steps:
 
     def run(self) -> None:
         written = [step for step in self._plan.steps if step.data is not None]
-        for step, made in in_windows(self._write, written):
-            if not made:  # somebody else was here: what to do is to be found out anew
-                return
-            self.done.append(step)
+        for last in (False, True):  # a fence goes behind what stands, not behind what was planned
+            now = [step for step in written if (step.action == "fence") is last]
+            for step, made in in_windows(self._write, now):
+                if not made:  # somebody else was here: what to do is to be found out anew
+                    return
+                self.done.append(step)
         for step in self._plan.steps:
             if step.action == "checkpoint":
                 write_checkpoint(self._store, self._plan.state, self._trust)
@@ -368,7 +374,7 @@ def _replacement(
 def _fence(found: Survey, trust: Trust | None) -> Step:
     last, seq = found.links[found.top], found.top + 1
     return Step(
-        action="stand_in",
+        action="fence",
         key=log_key(seq),
         why="an empty commit, so that nobody goes on from the one that is lost",
         data=stand_in(seq, last.sha256, time=last.time, aside=None, fence=True, trust=trust),

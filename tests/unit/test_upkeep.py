@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mm_core.exceptions import IntegrityError, MMError, StorageError
+from mm_core.collecting import GcPlan
+from mm_core.exceptions import ConflictError, IntegrityError, MMError, StorageError
 from mm_core.registry import ModelRegistry
 from mm_core.registry.layout import log_key
 from mm_core.schemas import ModelStatus
@@ -44,8 +45,8 @@ class Objects(dict):
         return f"<{len(self)} objects>"
 
 
-def objects_of(sink) -> Objects:
-    return Objects((found.key, b"".join(sink.read(found.key))) for found in sink.list(""))
+def objects_of(sink, prefix: str = "") -> Objects:
+    return Objects((found.key, b"".join(sink.read(found.key))) for found in sink.list(prefix))
 
 
 @pytest.fixture(scope="module")
@@ -373,6 +374,42 @@ def test_a_repair_may_die_at_any_step(whole, after):
         lost = {k for k, data in before.items() if data not in kept and k != ".mm/hint.json"}
         assert lost == set()
     assert steps > 10
+
+
+def test_nothing_is_collected_until_an_interrupted_repair_is_done(sink):
+    """Between a stand-in and the version that it lost, that version's files look like nobody's."""
+    from mm_core.collecting import collect, make_gc_plan
+
+    hurt(sink, log_key(top_of(sink) - 5), "cut")
+    hurt(sink, ".mm/hint.json", "delete")
+    sink.delete([*checkpoints(sink), *[f.key for f in sink.list(".mm/tail/")]])
+    with pytest.raises(Killed):
+        repair(Mortal(sink, 5, after=True))
+    assert "repair_unfinished" in codes(sink)
+    for look in (
+        lambda: make_gc_plan(ModelRegistry(sink), grace=0),
+        lambda: collect(ModelRegistry(sink), GcPlan(grace=0)),
+    ):
+        with pytest.raises(ConflictError, match="repair"):
+            look()
+    repair(sink)
+    assert available(sink) == NAMES
+    collect(ModelRegistry(sink), make_gc_plan(ModelRegistry(sink), grace=0))
+    assert available(sink) == NAMES
+    assert check(sink, deep=True).ok
+
+
+def test_a_stand_in_condemns_nothing(sink):
+    """What another repair put back before a stand-in was written after it stays where it is."""
+    from mm_core.upkeep.commits import stand_in
+
+    top = top_of(sink)
+    fence = stand_in(top + 1, "e" * 64, time="1970-01-01T00:00:00Z", aside=None, fence=True)
+    before = objects_of(sink, f"{log_key(top)[:8]}")
+    sink.create(log_key(top + 1), fence)
+    repair(sink)
+    assert objects_of(sink, f"{log_key(top)[:8]}").items() >= before.items()
+    assert_mended(sink)
 
 
 def test_repair_at_faults_in_the_store(whole):

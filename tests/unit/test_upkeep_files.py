@@ -509,6 +509,18 @@ def test_check_and_repair_tell_and_mend(mm):
     assert len(mm("list")[1]["models"]) == 3
 
 
+def test_a_repaired_end_is_seen_by_a_warm_client(mm):
+    """The cache and the memory of this machine, which knew the lost commit, do not stand in the way."""
+    assert len(mm("list")[1]["models"]) == 3
+    last = max(objects_of(mm.sink, ".mm/log/"))
+    mm.sink.put(last, b"damaged")
+    assert mm("registry", "repair")[0] == 0
+    code, document = mm("list")
+    assert (code, len(document["models"])) == (0, 3)
+    assert mm("alias", "set", "org/m1@1", "new")[0] == 0
+    assert mm("registry", "check")[0] == 0
+
+
 def test_backup_restore_and_accept(mm, capfd):
     """A backup goes to another root; a registry that went back is refused until it is accepted."""
     code, document = mm("registry", "backup", "b")
