@@ -259,6 +259,67 @@ def test_stores_of_the_first_form_are_read(sink, registry):
     assert ModelRegistry(sink).list_models() == heir.list_models()
 
 
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Mortal(FaultySink):
+    """Dies at the nth writing call, before or after it took effect; dead, it answers no more."""
+
+    def __init__(self, inner, step, *, after):
+        super().__init__(inner, rate=0, seed=0)
+        self.left, self.after = step, after
+
+    def _try(self, action):
+        if self.left <= 0:
+            raise Killed
+        return action()
+
+    def _count(self, action):
+        self.left -= 1
+        if self.left == 0 and self.after:
+            action()
+        return self._try(action)
+
+    def create(self, key, data):
+        self._count(lambda: self.inner.create(key, data))
+
+    def put(self, key, data):
+        self._count(lambda: self.inner.put(key, data))
+
+    def delete(self, keys):
+        keys = list(keys)
+        self._count(lambda: self.inner.delete(keys))
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+@pytest.mark.parametrize(("made", "note"), [(31, ""), (127, ""), (127, "x" * 1500)])
+def test_a_writer_may_die_while_it_saves(sink, registry, made, note, step, after):
+    """At the commit, the pack or checkpoint, the hint, or when old ones are deleted."""
+    write(registry, made, metadata={"note": note})
+    mortal = Mortal(sink, step, after=after)
+    try:
+        write(ModelRegistry(mortal), 1, start=made, metadata={"note": note})
+    except Killed:
+        pass
+    else:
+        assert step == 4  # there was nothing old to delete
+    heir = ModelRegistry(sink)
+    write(heir, 40, start=200)
+    sink_alone = MemorySink(MemorySink.Config(root=f"{sink.root}-log"))
+    for stored in sink.list(".mm/log/"):
+        sink_alone.put(stored.key, read_bytes(sink, stored.key))
+    alone = ModelRegistry(sink_alone)
+    versions = [(entry.version, entry.metadata) for entry in alone.list_models()]
+    for reader in (heir, ModelRegistry(sink)):
+        assert [(entry.version, entry.metadata) for entry in reader.list_models()] == versions
+    assert len(versions) == made + 40 + (step > 1 or after)
+    counting = Counting(sink)
+    ModelRegistry(counting).list_models()
+    assert {call for call, _ in counting.asked} == {"read"}
+
+
 # -- what is found to be wrong
 
 
