@@ -22,6 +22,7 @@ from mm_core.notices import Notices
 from mm_core.place import Places
 from mm_core.plugins import Plugins
 from mm_core.registry import ModelRegistry
+from mm_core.registry.queries import Query
 from mm_core.results import Got, Shown
 from mm_core.schemas import (
     ModelEntry,
@@ -315,7 +316,7 @@ class ModelManager:
         self, *, backend: str | None = None, include_deleted: bool = False
     ) -> list[ModelEntry]:
         """All versions of all models in a backend, by id and then by age."""
-        return self.registry(backend).list_models(include_deleted=include_deleted)
+        return self.registry(backend).query(Query(removed=include_deleted))
 
     def show(self, reference: str, *, backend: str | None = None) -> Shown:
         """All that is known of a stored version, with the headers of its safetensors files."""

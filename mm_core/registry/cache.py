@@ -123,13 +123,12 @@ class CacheFile:
             with contextlib.suppress(OSError):
                 os.utime(path)
 
-    def age(self) -> float:
-        """Seconds since `touch`; without end where there is no file."""
+    def age(self) -> float | None:
+        """Seconds since `touch`; None where there is no file."""
         path = self._newest()
-        try:
-            return float("inf") if path is None else max(0.0, time.time() - path.stat().st_mtime)
-        except OSError:
-            return float("inf")
+        with contextlib.suppress(OSError):
+            return None if path is None else max(0.0, time.time() - path.stat().st_mtime)
+        return None
 
     def _newest(self) -> Path | None:
         return max(self._files(), default=None)
@@ -376,9 +375,9 @@ class CacheAlone:
 
     def freshness(self) -> Freshness:
         """How old the answers are."""
+        age = None if self._file is None else self._file.age()
         seq = self.answer(lambda rows: rows.position().seq)
-        assert self._file is not None
-        return Freshness(commit=seq, age=self._file.age())
+        return Freshness(commit=seq, age=age or 0.0)
 
 
 def _applied(rows: Rows, at: Position, commits: Sequence[CommitRecord]) -> bool:
