@@ -26,6 +26,7 @@ from mm_core.schemas import (
     Plan,
     PlannedFile,
     Pulled,
+    RemoteFile,
     Request,
     Snapshot,
     StoredFile,
@@ -164,7 +165,9 @@ class Street:
         registry, model_id = place.registry, request.model_id or snapshot.model_id
         version, search = name_version(request, snapshot), known is None
         prefix = version_prefix(model_id, version)
-        if known is None:
+        if all(_is_handed_over(file, source, place.sink) for file in snapshot.files):
+            known = {}  # nobody needs to look for equal bytes
+        elif known is None:
             known = files_of_siblings(registry, model_id, but=version)
         plan = make_plan(
             request,
@@ -202,12 +205,15 @@ def _let_store_copy(plan: Plan, source: Source, sink: Sink) -> Plan:
     """`plan`, with a copy by the store in place of all that `source` can have copied there."""
 
     def handed_over(planned: PlannedFile) -> PlannedFile:
-        moves = planned.action is not Action.PRESENT and planned.file.sha256 is not None
-        if moves and source.copies_to(planned.file, sink):
-            return replace(planned, action=Action.COPY, copy_from=None)
-        return planned
+        if planned.action is Action.PRESENT or not _is_handed_over(planned.file, source, sink):
+            return planned
+        return replace(planned, action=Action.COPY, copy_from=None)
 
     return replace(plan, files=tuple(map(handed_over, plan.files)))
+
+
+def _is_handed_over(file: RemoteFile, source: Source, sink: Sink) -> bool:
+    return file.sha256 is not None and source.copies_to(file, sink)
 
 
 def _plan_mending(place: Place, plan: Plan, entry: ModelEntry) -> Plan:

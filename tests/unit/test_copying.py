@@ -415,13 +415,14 @@ class TestResume:
         push(manager, tmp_path, "m", data=data)
         limit = 6
         original = memory.MemoryUpload.write_part
-        done = []
+        done, lock = [], threading.Lock()
 
         def failing(self, number, part):
-            if len(done) >= limit:
-                raise ConflictError("gone")
-            original(self, number, part)
-            done.append(number)
+            with lock:
+                if len(done) >= limit:
+                    raise ConflictError("gone")
+                original(self, number, part)
+                done.append(number)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(memory.MemoryUpload, "write_part", failing)
