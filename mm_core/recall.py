@@ -217,6 +217,14 @@ def _packed(name: str, value: Any) -> Any:
     return {"fields": packed, "repr": repr(value)}  # all that it shows was looked at
 
 
+def plain_settings(config: Any) -> Any:
+    """An object that is to a sink with `plain_config` what `config` is: as it is remembered.
+
+    `ValueError` for settings that are never remembered.
+    """
+    return _unpacked(_packed("", config))
+
+
 def _unpacked(value: Any) -> Any:
     if not isinstance(value, dict):
         return value

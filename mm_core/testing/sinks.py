@@ -33,6 +33,7 @@ from mm_core.exceptions import (
     NotFoundError,
     StorageError,
 )
+from mm_core.recall import plain_settings
 from mm_core.schemas import StoredObject
 from mm_core.sink import Buffer, ResumableSink, Sink, Upload, read_bytes, read_if_exists
 from mm_core.testing.material import cut, digest, noise, race, sha256
@@ -489,6 +490,18 @@ class SinkTests:
         for prefix in ("../", "a/../", "/", "/etc/"):
             with pytest.raises(InvalidNameError):
                 list(sink.list(prefix))
+
+    def test_plain_settings_do_where_the_sink_says_so(self, sink: Sink) -> None:
+        """With `plain_config`, an object with the same attributes opens the same place."""
+        if not sink.plain_config:
+            pytest.skip("this sink is always given a validated Config")
+        again = type(sink)(plain_settings(sink.config))
+        again.put("a/b", b"data")
+        assert again.root == sink.root
+        assert read_bytes(sink, "a/b") == b"data"
+        assert [stored.key for stored in again.list("a/")] == ["a/b"]
+        again.delete(["a/b"])
+        again.close()
 
     def test_root_and_url_name_the_place(self, sink: Sink, other: Sink) -> None:
         """Instances on one store have one root; a URL begins with it and ends with the key."""
