@@ -30,8 +30,11 @@ def begin(
 ) -> Claim | ModelEntry:
     """`ModelRegistry.begin` for what `plan` would make; waiting is an event."""
 
-    def on_wait(*_: object) -> None:
-        message = f"{plan.model_id} {plan.version} is in the hands of another process; waiting"
+    def on_wait(entry: ModelEntry) -> None:
+        name = f"{plan.model_id} {plan.version}"
+        message = f"{name} is in the hands of another process; waiting"
+        if entry.status is ModelStatus.SWEEPING:
+            message = f"{name} is being deleted by `mm gc`; waiting (if none is at work, run it)"
         on_event(TransferEvent(kind="waiting", model_id=plan.model_id, message=message))
 
     return registry.begin(

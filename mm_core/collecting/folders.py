@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from urllib.parse import unquote, urlsplit
 
 from mm_core.exceptions import ConflictError, InvalidNameError
@@ -46,21 +48,38 @@ def could_be_a_version(key: str) -> bool:
 
 
 class Registered:
-    """The keys of entries whose files the caller looks after, where those lie in this root."""
+    """The keys of entries whose files the caller looks after, where those lie in this root.
 
-    def __init__(self, state: State, root: str) -> None:
-        paths = {
-            str(row["path"])
-            for record in state.models.values()
-            for row in record.versions.values()
-            if "path" in row
-        }
-        found = (_key_of(path, root) for path in paths)
-        self._prefixes = tuple(key for key in found if key is not None)
+    Safe among threads. What was seen of models that have not changed is not looked at again.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._seen: dict[str, Record] = {}
+        self._keys: dict[str, tuple[str, ...]] = {}
+        self._prefixes: tuple[str, ...] = ()
+        self._lock = threading.Lock()
+
+    def look(self, state: State) -> None:
+        """Know what `state` says."""
+        with self._lock:
+            for key, record in state.models.items():
+                if self._seen.get(key) is not record:
+                    self._seen[key] = record
+                    self._keys[key] = tuple(self._keys_of(record))
+            self._keys = {k: found for k, found in self._keys.items() if found}
+            there = (found for k, found in self._keys.items() if k in state.models)
+            self._prefixes = tuple(chain.from_iterable(there))
 
     def holds(self, key: str) -> bool:
         """Whether `key` is such a path, or lies below one."""
         return any(not p or key == p or key.startswith(f"{p}/") for p in self._prefixes)
+
+    def _keys_of(self, record: Record) -> Iterator[str]:
+        for row in record.versions.values():
+            key = _key_of(str(row["path"]), self._root) if "path" in row else None
+            if key is not None:
+                yield key
 
 
 def _splits(key: str) -> Iterator[tuple[str, str]]:

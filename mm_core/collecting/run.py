@@ -97,6 +97,7 @@ class _Run:
         self._sink = registry.sink
         self._plan = plan
         self._tell = tell
+        self._registered = Registered(registry.sink.root)
         self._lock = threading.Lock()
         self._swept = 0
 
@@ -141,7 +142,7 @@ class _Run:
         cut = ago(self._registry.store_time(), self._plan.grace)
 
         def one(version: Sweep) -> Sweep | None:
-            done = sweep(self._registry, version, cut=cut)
+            done = sweep(self._registry, version, cut=cut, registered=self._registered)
             with self._lock:
                 self._swept += 1
                 self._tell(f"swept {self._swept:,} of {len(self._plan.sweeps):,} versions")
@@ -194,11 +195,11 @@ class _Run:
         """Those that stand as they were, and are not a registered entry's by now."""
         if not objects:
             return []
-        registered = Registered(self._registry.state(), self._sink.root)
+        self._registered.look(self._registry.state())
         return [
             stored
             for stored in objects
-            if not registered.holds(stored.key)
+            if not self._registered.holds(stored.key)
             and patiently(partial(self._sink.stat, stored.key)) == stored
         ]
 

@@ -106,7 +106,8 @@ class _Survey:
         self._sink = registry.sink
         self._grace = grace
         self._state: State = registry.state()
-        self._registered = Registered(self._state, self._sink.root)
+        self._registered = Registered(self._sink.root)
+        self._registered.look(self._state)
         self._folder: _Folder | None = None
         self._prefix = ""
         self._ended: dict[str, list[StoredObject]] = {}

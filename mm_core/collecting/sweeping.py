@@ -51,10 +51,13 @@ class LostSweepError(ConflictError):
     """Another collector has taken over: this one must not delete anything more."""
 
 
-def sweep(registry: ModelRegistry, planned: Sweep, *, cut: datetime) -> Sweep | None:
+def sweep(
+    registry: ModelRegistry, planned: Sweep, *, cut: datetime, registered: Registered
+) -> Sweep | None:
     """Carry out `planned`; what was deleted, or None where the version is not what it was.
 
-    Where no version was planned, what is younger than `cut` is left. Killed at any
+    Where no version was planned, what is younger than `cut` is left; what is `registered`
+    is left, too. Killed at any
     moment, the next collection goes on. After an error of the store that is final, it
     may do so at once; after a passing one, a deletion may still be on its way.
     """
@@ -62,7 +65,7 @@ def sweep(registry: ModelRegistry, planned: Sweep, *, cut: datetime) -> Sweep | 
     if lease is None:
         return None
     try:
-        done = _delete(registry, planned, lease, cut=cut)
+        done = _delete(planned, lease, cut=cut, registered=registered)
         lease.finish()
     except LostSweepError:
         return None
@@ -73,11 +76,11 @@ def sweep(registry: ModelRegistry, planned: Sweep, *, cut: datetime) -> Sweep | 
     return done
 
 
-def _delete(registry: ModelRegistry, planned: Sweep, lease: _Lease, *, cut: datetime) -> Sweep:
-    sink = registry.sink
+def _delete(planned: Sweep, lease: _Lease, *, cut: datetime, registered: Registered) -> Sweep:
+    sink = lease.registry.sink
     prefix = version_prefix(planned.model_id, planned.version)
     wanted = {stored.key for stored in planned.objects}
-    registered = Registered(registry.state(), sink.root)
+    registered.look(lease.registry.state())
     found = listed(sink, prefix)
     there = [s for s in found if s.key in wanted and not registered.holds(s.key)]
     if planned.status is None:

@@ -241,7 +241,9 @@ def test_paths_in_and_around_a_root(tmp_path):
         entry = ModelEntry(model_id="x", version="1", path=path)
         registry = ModelRegistry(memory.MemorySink(memory.MemorySink.Config(root="memory://paths")))
         registry.add_model(entry)
-        found = Registered(registry.state(), root).holds(key)
+        registered = Registered(root)
+        registered.look(registry.state())
+        found = registered.holds(key)
         registry.sink._store.objects.clear()
         return found
 
