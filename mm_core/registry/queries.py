@@ -18,16 +18,15 @@ from mm_core.registry.rows import LIST_END, Rows, microseconds
 from mm_core.schemas import ModelStatus, ModelType
 from mm_core.units import parse_duration, parse_moment, parse_size
 
-_PART = re.compile(r"\s*([A-Za-z_]+)\s*(!=|~=|>=|<=|=|>|<)\s*(.*?)\s*", re.DOTALL)
-_COMMA = re.compile(r"(?<!\\),")
+_PART = r"(?s)\s*([A-Za-z_]+)\s*(!=|~=|>=|<=|=|>|<)\s*(.*?)\s*"  # compiled when there is a filter
+_COMMA = r"(?<!\\),"
 _HIDDEN = (ModelStatus.DELETED.value, ModelStatus.SWEEPING.value)
 _FURTHEST = 2**62
 _KEPT = "total(kept), total(size * kept), total(1 - kept), total(size * (1 - kept))"
 _LARGEST_FIRST = "GROUP BY key ORDER BY total(size) DESC, key LIMIT ?"
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(NamedTuple):
     """One part of a filter, checked: a field, an operator, and the value as it is compared.
 
     A value that is a size or a time is a range ``[low, high)`` of whole numbers.
@@ -40,8 +39,7 @@ class Condition:
     high: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """One key to sort by."""
 
     field: str
@@ -114,7 +112,7 @@ class Usage(NamedTuple):
 
 def parse_filter(text: str, *, now: datetime) -> list[Condition]:
     """The conditions in ``size>1GB,alias=prod``; a comma after a backslash is one in a value."""
-    return [_condition(part.replace("\\,", ","), now) for part in _COMMA.split(text)]
+    return [_condition(part.replace("\\,", ","), now) for part in re.split(_COMMA, text)]
 
 
 def parse_sort(text: str) -> tuple[Order, ...]:
@@ -244,7 +242,7 @@ _OTHER_NAMES = {
 
 
 def _condition(part: str, now: datetime) -> Condition:
-    match = _PART.fullmatch(part)
+    match = re.fullmatch(_PART, part)
     if match is None:
         raise UsageError(
             f"the filter {part.strip()!r} is not understood",
