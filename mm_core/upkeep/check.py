@@ -40,7 +40,7 @@ def check(
     Raises `StorageError` for a registry of a newer format, and errors of the store.
     """
     store = Store(sink, timeout=timeout)
-    found = survey(store)
+    found = survey(store, trust)
     way = walk(store, found)
     files = _Files(store, way.state, deep=deep)
     findings = [*_of_registry(found, way), *files.findings()]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,6 +33,7 @@ from mm_core.registry.signing import Trust
 from mm_core.registry.state import GENESIS, Record, Row, State, is_available
 from mm_core.schemas import canonical_json, sha256_hex
 from mm_core.sink import Sink
+from mm_core.upkeep.believing import refuse_to_vouch
 from mm_core.upkeep.commits import BROKEN, WRITER, Link, link_of, number_of, stand_in
 from mm_core.upkeep.copies import Copies, refuse_another
 from mm_core.upkeep.rebuild import LostVersion, Refused, add_again, lost_versions, manifest_anew
@@ -134,7 +135,7 @@ def repair(
     if copies is not None:
         refuse_another(store, copies)
     for _ in range(_ROUNDS):
-        found = survey(store)
+        found = survey(store, trust)
         if copies is not None:
             found = _knowing(found, copies.commits())
         plan = make_plan(store, found, copies=copies, refused=refused, trust=trust)
@@ -259,36 +260,38 @@ def make_plan(
     trust: Trust | None = None,
 ) -> RepairPlan:
     """What has to be done for what a survey found."""
+    trust = trust or Trust()
     steps = list(_format_steps(store, found, copies))
     steps += _log_steps(found, _Elsewhere(store, found, copies), trust)
-    links = {**found.links}
-    for step in steps:
-        if step.key.startswith(LOG_PREFIX):
-            seq = number_of(step.key)
-            assert step.data is not None
-            links[seq] = link_of(seq, step.data)
-    after = found.mended(links, found.top)
+    after = _after(found, steps)
     if after.needs_fence:
-        fence = _fence(after, trust)
-        steps.append(fence)
-        assert fence.data is not None
-        top = found.top + 1
-        after = after.mended({**after.links, top: link_of(top, fence.data)}, top)
+        steps.append(_fence(after, trust))
+        after = _after(found, steps)
     way = walk(store, after)
-    steps += _checkpoint_steps(after, way)
-    replaced = any(link.stands_in and not link.fence for link in after.links.values())
-    lost: list[LostVersion] = []
-    if replaced or way.skipped:
-        taken = {one.lost.sha256 for one in refused}
-        lost = [one for one in lost_versions(store, way.state) if one.sha256 not in taken]
-    steps += [_restoring(one) for one in lost]
-    manifests = _Manifests(store, copies)
-    manifests.look(way.state)
-    steps += manifests.steps
-    lost += [one for one in manifests.anew if one.sha256 not in {r.lost.sha256 for r in refused}]
+    bridging = list(_checkpoint_steps(after, way))
+    if steps or bridging:
+        refuse_to_vouch(store, after, way, trust)
+    versions = _Versions(store, copies, may_add=not trust.checks)
+    if way.skipped or any(link.stands_in and not link.fence for link in after.links.values()):
+        versions.find_lost(way.state, {one.lost.sha256 for one in refused})
+    versions.look_at_manifests(way.state, {one.lost.sha256 for one in refused})
     return RepairPlan(
-        steps=tuple(steps), state=way.state, lost=tuple(lost), left=tuple(manifests.left)
+        steps=(*steps, *bridging, *versions.steps),
+        state=way.state,
+        lost=tuple(versions.lost),
+        left=tuple(versions.left),
     )
+
+
+def _after(found: Survey, steps: Sequence[Step]) -> Survey:
+    """The survey as it will be when the `steps` on the log are done."""
+    made = [
+        link_of(number_of(step.key), step.data)
+        for step in steps
+        if step.data is not None and step.key.startswith(LOG_PREFIX)
+    ]
+    top = max([found.top, *(link.seq for link in made)])
+    return found.mended({**found.links, **{link.seq: link for link in made}}, top)
 
 
 def _knowing(found: Survey, copies: Mapping[int, Link]) -> Survey:
@@ -394,11 +397,6 @@ def _checkpoint_steps(found: Survey, way: Walk) -> Iterator[Step]:
         yield Step(action="set_aside", key=key, why=why)
 
 
-def _restoring(lost: LostVersion) -> Step:
-    why = f"{lost.name} is complete, and no commit adds it any more"
-    return Step(action="add_again", key=_folder(lost), why=why)
-
-
 # -- where right bytes may be found ---------------------------------------------------------
 
 
@@ -435,28 +433,39 @@ class _Elsewhere:
                 yield data, stored.key
 
 
-class _Manifests:
-    """The manifests of AVAILABLE versions: those that are lost, and what can be done."""
+class _Versions:
+    """Versions that are lost, and the manifests of those that are not: what can be done.
 
-    def __init__(self, store: Store, copies: Copies | None) -> None:
+    Where `may_add` is not set, nothing is added again: no signature is on a manifest
+    that no commit names.
+    """
+
+    def __init__(self, store: Store, copies: Copies | None, *, may_add: bool) -> None:
         self._store = store
         self._copies = copies
+        self._may_add = may_add
         self.steps: list[Step] = []
-        self.anew: list[LostVersion] = []
+        self.lost: list[LostVersion] = []
         self.left: list[Left] = []
 
-    def look(self, state: State) -> None:
-        """Find what is lost or damaged."""
+    def find_lost(self, state: State, but: Collection[str]) -> None:
+        """The complete versions that the log has lost, but for manifests of these hashes."""
+        for lost in lost_versions(self._store, state):
+            if lost.sha256 not in but:
+                self._add_again(lost, "is complete, and no commit adds it any more")
+
+    def look_at_manifests(self, state: State, but: Collection[str]) -> None:
+        """The manifests of AVAILABLE versions that are lost or damaged."""
         rows = [(r, row) for r, row in state.rows() if is_available(row) and row.get("manifest")]
         for (record, row), standing in in_windows(self._standing, rows):
             if standing != row["manifest"]:
-                self._mend(record, row, standing)
+                self._mend(record, row, standing, but)
 
     def _standing(self, item: tuple[Record, Row]) -> str | None:
         data = self._store.read(manifest_key(item[1]["manifest"]))
         return sha256_hex(data) if data is not None else None
 
-    def _mend(self, record: Record, row: Row, standing: str | None) -> None:
+    def _mend(self, record: Record, row: Row, standing: str | None, but: Collection[str]) -> None:
         key, name = manifest_key(row["manifest"]), f"{record.model_id}@{row['version']}"
         how = "damaged" if standing else "missing"
         data = self._copies.get(key) if self._copies else None
@@ -464,18 +473,22 @@ class _Manifests:
             why = f"the manifest of {name} is {how}; its own bytes are in the backup"
             self.steps.append(Step(action="put_back", key=key, why=why, data=data, was=standing))
             return
-        anew = manifest_anew(self._store, record, row)
+        anew = manifest_anew(self._store, record, row) if self._may_add else None
         if anew is None:
-            self.left.append(
-                Left(
-                    key=key,
-                    why=f"the manifest of {name} is {how}, and its files are not all there",
-                    hint=f"repair with --from BACKUP, or `mm rm {name}` and pull it again",
-                )
-            )
-            return
-        why = f"the manifest of {name} is {how}; it is made anew from the files that stand"
-        self.anew.append(anew)
-        self.steps.append(Step(action="add_again", key=_folder(anew), why=why))
-        if standing:
-            self.steps.append(Step(action="set_aside", key=key, why=f"it is {how}"))
+            why = f"the manifest of {name} is {how}, and cannot be made anew"
+            hint = f"repair with --from BACKUP, or `mm rm {name}` and pull it again"
+            self.left.append(Left(key=key, why=why, hint=hint))
+        elif anew.sha256 not in but:
+            why = f"had a manifest that is {how}; it gets a new one, of the files that stand"
+            self._add_again(anew, why)
+            if standing:
+                self.steps.append(Step(action="set_aside", key=key, why=f"it is {how}"))
+
+    def _add_again(self, lost: LostVersion, why: str) -> None:
+        key, why = _folder(lost), f"{lost.name} {why}"
+        if self._may_add:
+            self.lost.append(lost)
+            self.steps.append(Step(action="add_again", key=key, why=why))
+        else:
+            hint = "where keys are trusted it is not added again by itself: pull it again"
+            self.left.append(Left(key=key, why=why, hint=hint))

@@ -25,6 +25,7 @@ from mm_core.registry.layout import (
     read_format,
 )
 from mm_core.registry.pack import unpack
+from mm_core.registry.signing import Trust
 from mm_core.registry.state import State
 from mm_core.schemas import sha256_hex
 from mm_core.upkeep.commits import Link, applies, judge, link_of
@@ -37,7 +38,7 @@ from mm_core.upkeep.store import (
 )
 
 _LOG = re.compile(re.escape(LOG_PREFIX) + r"(\d{12})\.json")
-_HELD_BYTES = 48 << 20
+_HELD_BYTES = 8 << 20
 _LEAP = 1_000_000
 
 NO_FORMAT = f"there is no {FORMAT_KEY}"
@@ -109,11 +110,14 @@ class Survey:
         return min(later)[1] if later else None
 
 
-def survey(store: Store) -> Survey:
-    """Look at everything. Raises `StorageError` for a newer format, and errors of the store."""
+def survey(store: Store, trust: Trust | None = None) -> Survey:
+    """Look at everything. Raises `StorageError` for a newer format, and errors of the store.
+
+    With a `trust`, a checkpoint that nobody has signed who is trusted tells nothing.
+    """
     format_, format_problem = _read_format(store)
     hint, hint_problem = _read_hint(store)
-    checkpoints, damaged_checkpoints = _read_checkpoints(store)
+    checkpoints, damaged_checkpoints = _read_checkpoints(store, trust)
     packs, damaged_packs, packed = _read_packs(store)
     numbers, foreign = _numbers(store)
     top = _highest(
@@ -198,7 +202,7 @@ def _misled(hint: Hint | None, vouched: Mapping[int, set[str]]) -> str | None:
     return f"it names another commit {hint.seq} than what it leads to"
 
 
-def _read_checkpoints(store: Store) -> tuple[dict[str, Mark], list[str]]:
+def _read_checkpoints(store: Store, trust: Trust | None) -> tuple[dict[str, Mark], list[str]]:
     right: dict[str, Mark] = {}
     damaged: list[str] = []
     for found in store.list(CHECKPOINT_PREFIX):
@@ -210,9 +214,17 @@ def _read_checkpoints(store: Store) -> tuple[dict[str, Mark], list[str]]:
         state = _checkpoint(found.key, data)
         if state is None:
             damaged.append(found.key)
-        else:
+        elif trust is None or not trust.checks or _is_believed(data, trust):
             right[found.key] = Mark(seq=state.seq, head=state.head)
     return right, damaged
+
+
+def _is_believed(data: bytes, trust: Trust) -> bool:
+    try:
+        decode(data, trust)
+    except IntegrityError:
+        return False
+    return True
 
 
 def _checkpoint(key: str, data: bytes) -> State | None:
