@@ -147,7 +147,7 @@ def _what_to_keep(settings: Settings, place: Place) -> dict[str, Any] | None:
     if not kind.plain_config or _is_decided_elsewhere(settings, place) or _warns(settings):
         return None
     return {
-        "name": place.name,
+        "name": _packed("", place.name),
         "sink": f"{kind.__module__}:{kind.__qualname__}",
         "config": _packed("", config),
         "options": {name: _packed(name, v) for name, v in registry_options(settings).items()},

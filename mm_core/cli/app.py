@@ -41,7 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "rm": ("mm_core.cli.change:rm", "Remove a version from the registry."),
     "verify": ("mm_core.cli.change:verify", "Read models back and check every byte."),
-    "gc": ("mm_core.cli.collect:gc", "Discard uploads that were begun and never finished."),
+    "gc": ("mm_core.cli.collect:gc", "Delete what nobody uses any more."),
     "registry": ("mm_core.cli.registry:registry", "Check, repair and back up the registry."),
     "config": ("mm_core.cli.configure:config", "Write, check and explain mm.yaml."),
     "backends": ("mm_core.cli.backends:backends", "List and test the backends."),
