@@ -215,6 +215,7 @@ class Cached:
         self._file = file
         self._patience = patience
         self._memory = InMemory(log)
+        self._compared = False
 
     def answer(self, ask: Callable[[Rows], T]) -> T:
         """What `ask` finds in rows of the newest state. Raises the errors of the store."""
@@ -244,9 +245,15 @@ class Cached:
         return self.answer(lambda rows: rows.state_of([key]))
 
     def committed(self, state: State) -> None:
-        """See that the cache is not ahead of a commit of this process: then it is another's."""
+        """See, once, that the cache is not ahead of a commit of this process: then it is another's.
+
+        The next answer makes sure of it. No error is raised.
+        """
+        if self._compared or self._file is None:
+            return
+        self._compared = True
         with contextlib.suppress(sqlite3.Error):
-            rows = None if self._file is None else self._file.open()
+            rows = self._file.open()
             if rows is not None:
                 with contextlib.closing(rows):
                     at = rows.position()

@@ -414,6 +414,25 @@ def test_no_room_to_bring_it_forward(writer, reader, folder, monkeypatch):
     assert len(names(reader())) == 4
 
 
+def test_a_read_only_cache_is_read_and_then_done_without(
+    writer, reader, folder, store, monkeypatch
+):
+    """As long as there is no news it answers; then the store does."""
+    names(reader())
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        cache.sqlite3,
+        "connect",
+        lambda name, **more: connect(str(name).replace("mode=rw", "mode=ro"), **more),
+    )
+    monkeypatch.setattr(cache, "CHECK_AFTER", 0.0)
+    warm = reader()
+    assert len(names(warm)) == 3
+    assert not loaded(warm)
+    fill(writer, "a", "1")
+    assert len(names(reader())) == 4
+
+
 def test_what_a_killed_process_left_is_swept(writer, reader, folder):
     """A file that was being made when its maker died goes, once it is old."""
     folder.mkdir()
