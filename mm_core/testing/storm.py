@@ -33,6 +33,7 @@ from mm_core.registry import Claim, ModelRegistry
 from mm_core.registry.log import Log
 from mm_core.schemas import ModelStatus
 from mm_core.sink import Sink, read_bytes
+from mm_core.testing.clocks import wrong_clock
 from mm_core.testing.plain import PlainRegistry, rows_of
 from mm_core.testing.registry import FaultySink, manifest_for, registered
 
@@ -68,7 +69,8 @@ class Storm:
     Each of `processes` makes `commits` commits. Of the calls to the store, the share
     `rate` fails, half of these after they took effect (for stores without a
     `FaultProxy` before them). `kills` times some process is killed, at moments
-    spread over the whole. `environment` is what the store's client needs.
+    spread over the whole. `environment` is what the store's client needs. `clocks` are
+    by how many years the processes' clocks are wrong, in turn.
     """
 
     root: str
@@ -79,6 +81,7 @@ class Storm:
     kills: int = 0
     seed: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
+    clocks: tuple[float, ...] = (0,)
     timeout: float = 300.0
     """Seconds within which all must be done; also of a commit."""
 
@@ -146,6 +149,11 @@ def check_store(sink: Sink, report: Report) -> PlainRegistry:
 def work(storm: Storm, number: int) -> None:
     """Carry out the steps of process `number` that its journal does not know as done."""
     os.environ.update(storm.environment)
+    with wrong_clock(storm.clocks[number % len(storm.clocks)]):
+        _work(storm, number)
+
+
+def _work(storm: Storm, number: int) -> None:
     journal = _Journal(storm.journals, number)
     sink_type = Plugins.discover().sink_for(storm.root)
     sink = sink_type(sink_type.Config(root=storm.root))

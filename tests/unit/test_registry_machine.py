@@ -38,7 +38,7 @@ from mm_core.names import version_prefix
 from mm_core.registry import Claim, ModelRegistry
 from mm_core.schemas import ModelEntry, ModelStatus, sha256_hex
 from mm_core.sink import read_bytes
-from mm_core.testing.plain import PlainRegistry, rows_of
+from mm_core.testing.plain import PlainRegistry, fold, rows_of
 from mm_core.testing.registry import FaultySink, manifest_for, registered
 from mm_plugins.sinks.memory import MemorySink
 
@@ -53,13 +53,17 @@ TIMEOUT = 3600.0
 
 CONTENT = b"hello"
 RIVAL = "org/rival"
-MODELS = ("org/m", "org/M", "org/m/1")
-VERSIONS = ("1", "2")
+NAMES = (("org/m", "1"), ("org/m", "2"), ("org/n", "1"))
+ODD_NAMES = (("org/M", "1"), ("org/m/1", "2"), ("org/m", "3"))
+"""One that is spelt otherwise, one whose folder may lie in another's, and one that is seldom there."""
+
+MODELS = ("org/m", "org/n", "org/M", "org/m/1")
 ALIASES = ("prod", "Prod", "latest")
+ABSENT = None
 
 clients = st.integers(0, CLIENTS - 1)
-names = st.tuples(st.sampled_from(MODELS), st.sampled_from(VERSIONS))
 aliases = st.sampled_from(ALIASES)
+mostly = st.sampled_from([True, True, True, True, False])
 
 # What happens to the calls of a client to its store, one after the other. `rival`: somebody else
 # commits just before. `away`: from there on to all.
@@ -240,6 +244,24 @@ class RegistryMachine(RuleBasedStateMachine):
             claim.close()
         self.clients[number] = Client(self)
 
+    def name(self, data, *statuses):
+        """Mostly a version of which the rules allow what is to be asked; else any."""
+        there = {name: found.status for name, found in self.plain.versions.items()}
+        fitting = [name for name in NAMES + ODD_NAMES if there.get(name) in statuses]
+        if fitting and data.draw(mostly):
+            return data.draw(st.sampled_from(fitting))
+        return data.draw(st.sampled_from(NAMES + ODD_NAMES))
+
+    def held(self, data):
+        """A client with a claim, mostly an open one, and the claim."""
+        held = [(number, claim) for number, c in enumerate(self.clients) for claim in c.claims]
+        open_ = [(number, claim) for number, claim in held if self.is_open(claim)]
+        return data.draw(st.sampled_from(open_ if open_ and data.draw(mostly) else held))
+
+    def is_open(self, claim):
+        found = self.state_of((claim.model_id, claim.version))
+        return found is not None and found.status == "DOWNLOADING" and found.claim == claim.id
+
     def state_of(self, name):
         return self.plain.versions.get(name)
 
@@ -254,9 +276,9 @@ class RegistryMachine(RuleBasedStateMachine):
 
     # -- a pull
 
-    @rule(number=clients, name=names, script=scripts)
-    def begin(self, number, name, script):
-        model, version = name
+    @rule(number=clients, data=st.data(), script=scripts)
+    def begin(self, number, data, script):
+        model, version = name = self.name(data, ABSENT, "FAILED", "DELETED", "DOWNLOADING")
         found = self.state_of(name)
         begin = {"op": "begin", "model_id": model, "version": version, "claim": "?"}
         operations = [begin]
@@ -287,8 +309,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(data=st.data(), script=scripts, alias=st.none() | aliases)
     def add(self, data, script, alias):
         """Also once more, with the same aliases, for one that was done or whose outcome is not known."""
-        number = data.draw(st.sampled_from([n for n, c in enumerate(self.clients) if c.claims]))
-        claim = data.draw(st.sampled_from(self.clients[number].claims))
+        number, claim = self.held(data)
         alias = self.asked.setdefault(claim.id, alias)
         named = {"model_id": claim.model_id, "version": claim.version}
         manifest = manifest_for(claim)
@@ -306,23 +327,20 @@ class RegistryMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(client.claims for client in self.clients))
     @rule(data=st.data(), script=scripts)
     def abandon(self, data, script):
-        number = data.draw(st.sampled_from([n for n, c in enumerate(self.clients) if c.claims]))
-        claim = data.draw(st.sampled_from(self.clients[number].claims))
-        found = self.state_of((claim.model_id, claim.version))
+        number, claim = self.held(data)
         named = {"model_id": claim.model_id, "version": claim.version, "claim": claim.id}
-        open_ = found is not None and found.status == "DOWNLOADING" and found.claim == claim.id
         self.ask(
             number,
             script,
-            [{**named, "op": "abandon"}] if open_ else [],
+            [{**named, "op": "abandon"}] if self.is_open(claim) else [],
             lambda client: client.registry.abandon(claim, "enough"),
         )
 
     # -- changes
 
-    @rule(number=clients, name=names, script=scripts, alias=st.none() | aliases)
-    def register(self, number, name, script, alias):
-        model, version = name
+    @rule(number=clients, data=st.data(), script=scripts, alias=st.none() | aliases)
+    def register(self, number, data, script, alias):
+        model, version = name = self.name(data, ABSENT, "DELETED")
         entry = ModelEntry(
             model_id=model,
             version=version,
@@ -345,12 +363,20 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(
         number=clients,
-        name=names,
+        data=st.data(),
         script=scripts,
-        status=st.sampled_from(["AVAILABLE", "FAILED", "DOWNLOADING", "DELETED"]),
+        what=st.sampled_from(["status", "remove", "set_alias", "set_alias", "remove_alias"]),
     )
-    def status(self, number, name, script, status):
-        model, version = name
+    def change(self, number, data, script, what):
+        getattr(self, what)(number, data, script)
+
+    @rule(number=clients, data=st.data(), script=scripts, what=st.sampled_from(["sweep", "swept"]))
+    def collect(self, number, data, script, what):
+        getattr(self, what)(number, data, script)
+
+    def status(self, number, data, script):
+        model, version = name = self.name(data, "AVAILABLE", "FAILED", "DOWNLOADING", "DELETED")
+        status = data.draw(st.sampled_from(["AVAILABLE", "FAILED", "DOWNLOADING", "DELETED"]))
         operation = {"op": "status", "model_id": model, "version": version, "status": status}
         self.ask(
             number,
@@ -361,19 +387,19 @@ class RegistryMachine(RuleBasedStateMachine):
             ),
         )
 
-    @rule(number=clients, name=names, script=scripts)
-    def remove(self, number, name, script):
+    def remove(self, number, data, script):
+        name = self.name(data, "AVAILABLE", "FAILED")
         operation = {"op": "remove", "model_id": name[0], "version": name[1]}
         self.ask(number, script, [operation], lambda client: client.registry.remove(*name))
 
-    @rule(number=clients, name=names, script=scripts)
-    def sweep(self, number, name, script):
+    def sweep(self, number, data, script):
+        name = self.name(data, "DELETED", "FAILED", "SWEEPING")
         operation = {"op": "sweep", "model_id": name[0], "version": name[1]}
         self.ask(number, script, [operation], lambda client: client.registry.sweep(*name))
 
-    @rule(number=clients, name=names, script=scripts)
-    def swept(self, number, name, script):
+    def swept(self, number, data, script):
         """The files go first; whoever dies in between leaves the rest to the next."""
+        name = self.name(data, "SWEEPING")
         operation = {"op": "swept", "model_id": name[0], "version": name[1]}
         found = self.state_of(name)
         if found is not None and found.status == "SWEEPING":
@@ -381,14 +407,10 @@ class RegistryMachine(RuleBasedStateMachine):
             self.memory.delete([stored.key for stored in self.memory.list(prefix)])
         self.ask(number, script, [operation], lambda client: client.registry.swept(*name))
 
-    @rule(
-        number=clients,
-        name=names,
-        script=scripts,
-        alias=aliases,
-        expect=st.sampled_from([..., None, *VERSIONS]),
-    )
-    def set_alias(self, number, name, script, alias, expect):
+    def set_alias(self, number, data, script):
+        name, alias = self.name(data, "AVAILABLE"), data.draw(aliases)
+        held = self.plain.aliases.get((name[0], fold(alias)), (None, None))[1]
+        expect = data.draw(st.sampled_from([..., held, None, "1"]))
         operation = {"op": "alias", "model_id": name[0], "version": name[1], "alias": alias}
         if expect is not ...:
             operation["expect"] = expect or ""
@@ -399,8 +421,10 @@ class RegistryMachine(RuleBasedStateMachine):
             lambda client: client.registry.set_alias(name[0], alias, name[1], expect=expect),
         )
 
-    @rule(number=clients, model=st.sampled_from(MODELS), script=scripts, alias=aliases)
-    def remove_alias(self, number, model, script, alias):
+    def remove_alias(self, number, data, script):
+        there = sorted((model, alias) for (model, _), (alias, _) in self.plain.aliases.items())
+        choice = there if there and data.draw(mostly) else [("org/m", "prod"), ("org/x", "latest")]
+        model, alias = data.draw(st.sampled_from(choice))
         operation = {"op": "unalias", "model_id": model, "alias": alias}
         self.ask(
             number,
