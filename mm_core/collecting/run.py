@@ -11,8 +11,8 @@ from typing import Any
 from mm_core.collecting.ages import ago
 from mm_core.collecting.folders import Registered
 from mm_core.collecting.patience import delete, patiently
-from mm_core.collecting.plan import DeadClaim, GcPlan, Leftover, Retired, Strays, Sweep
-from mm_core.collecting.retention import Retention
+from mm_core.collecting.plan import DeadClaim, GcPlan, Leftover, Strays, Sweep
+from mm_core.collecting.retention import Retention, Retired
 from mm_core.collecting.sweeping import sweep
 from mm_core.exceptions import ConflictError, NotFoundError
 from mm_core.registry import ModelRegistry

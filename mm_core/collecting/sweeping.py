@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 from mm_core.collecting.folders import Registered
 from mm_core.collecting.patience import listed, patiently
@@ -166,13 +167,13 @@ class _Lease:
         with contextlib.suppress(MMError):
             self._commit("sweep", free=True)
 
-    def _commit_or_lose(self, op: str, **fields: object) -> None:
+    def _commit_or_lose(self, op: str, **fields: Any) -> None:
         try:
             self._commit(op, **fields)
         except (ConflictError, NotFoundError) as error:
             raise LostSweepError(str(error)) from error
 
-    def _commit(self, op: str, **fields: object) -> None:
+    def _commit(self, op: str, **fields: Any) -> None:
         item: Operation = operation(
             op, self.model_id, version=self.version, sweeper=self.sweeper, **fields
         )
