@@ -1,0 +1,124 @@
+"""Two programs, one store: whatever one of them does, the other sees, allows and refuses alike."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from storage_format import second
+from storage_format.programs import Ours, Second, document, local
+
+from mm_core.cli import main
+from mm_core.exceptions import ConflictError, NotFoundError
+from mm_core.registry import ModelRegistry
+from mm_core.schemas import Manifest, ModelType, StoredFile
+
+pytestmark = pytest.mark.unit
+
+MODELS = ["org/a", "org/ä", "org/a/b"]
+VERSIONS = ["1", "2", "x"]
+
+
+class OurWriter:
+    """Model Manager as a writer."""
+
+    def __init__(self, root):
+        self.sink = local(root)
+        self.registry = ModelRegistry(self.sink)
+
+    def state(self):
+        return document(self.registry.state().to_json())
+
+    def commit(self, operation):
+        self.registry.commit([operation])
+
+    def pull(self, model_id, version, data):
+        claim = self.registry.begin(model_id, version, wait=False)
+        key = f"{claim.prefix}w.bin"
+        self.sink.put(key, data)
+        file = StoredFile(path="w.bin", key=key, size=len(data), sha256=second.sha256(data))
+        files = {"model_id": model_id, "version": version, "model_type": ModelType.OTHER}
+        self.registry.add(claim, Manifest(files=(file,), **files))
+
+
+class SecondWriter:
+    """The second program as a writer."""
+
+    def __init__(self, root):
+        self.writer = second.Writer(root)
+
+    def state(self):
+        return document(self.writer.refresh().document)
+
+    def commit(self, operation):
+        self.writer.commit(operation)
+
+    def pull(self, model_id, version, data):
+        self.writer.pull(model_id, version, {"w.bin": data})
+
+
+def operation(chance, state, number):
+    """Any operation, allowed or not."""
+    model_id, version = chance.choice(MODELS), chance.choice(VERSIONS)
+    rows = {
+        (m, row["version"]): row for m in state["models"] for row in state["models"][m]["versions"]
+    }
+    row = rows.get((model_id, version), {})
+    claim = chance.choice([row.get("claim", "none"), "other"])
+    sweeper = chance.choice([row.get("sweeper", "s"), f"s{number}"])
+    fields = chance.choice([
+        {"op": "begin", "claim": f"c{number}", "timeout": 60.0},
+        {"op": "begin", "claim": f"c{number}", "timeout": 60},
+        {"op": "abandon", "claim": claim, "reason": "é"},
+        {"op": "register", "status": "AVAILABLE", "path": f"/srv/{number}", "path_is": "path"},
+        {"op": "status", "status": chance.choice(["AVAILABLE", "FAILED", "DELETED"])},
+        {"op": "remove", "expect": chance.choice([[], ["prod"]])},
+        {"op": "remove"},
+        {"op": "sweep", "sweeper": sweeper, "expect": row.get("ended", [])},
+        {"op": "sweep", "sweeper": f"s{number}", "over": sweeper, "new_field": number},
+        {"op": "swept", "sweeper": sweeper},
+        {"op": "alias", "alias": chance.choice(["prod", "PROD", "ß"])},
+        {"op": "alias", "alias": "prod", "expect": chance.choice(["", *VERSIONS]), "back": 1},
+        {"op": "unalias", "alias": chance.choice(["prod", "SS"])},
+    ])  # fmt: skip
+    name = {"model_id": model_id} | ({} if fields["op"] == "unalias" else {"version": version})
+    return {"id": f"o{number}", **name, **fields}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_in_turn(seed, tmp_path):
+    """Both write in turn, beyond a checkpoint and a pack: same states, same refusals, same piles."""
+    chance = random.Random(seed)
+    writers, programs = [OurWriter(tmp_path), SecondWriter(tmp_path)], [Ours(), Second()]
+    number = pulls = refused = 0
+    while (state := writers[0].state())["seq"] < 80:
+        assert writers[1].state() == state
+        number += 1
+        writer = chance.choice(writers)
+        item = operation(chance, state, number)
+        first, other = (program.outcome(state, [item]) for program in programs)
+        assert (first == "done") is (other == "done"), item
+        if item["op"] == "begin" and first == "done" and chance.random() < 0.6:
+            writer.pull(item["model_id"], item["version"], b"%d" % number)
+            pulls += 1
+            continue
+        try:
+            writer.commit(item)
+        except (ConflictError, NotFoundError, second.Refused):
+            assert first != "done", item
+            refused += 1
+        else:
+            assert first == "done", item
+            assert item["id"] in writer.state()["operations"]
+    assert pulls > 5
+    assert refused > 5
+    hint = json.loads((tmp_path / ".mm/hint.json").read_bytes())
+    assert (hint["seq"], hint["tail"]["seq"]) == (32, 64)
+    for program in programs:
+        assert program.open(tmp_path) == ("the state", writers[1].state())
+    for model_id in state["models"]:
+        for alias in ("prod", "ß"):
+            piles = [program.pile(tmp_path, model_id, alias) for program in programs]
+            assert piles[0] == piles[1]
+    assert main(["registry", "check", "--deep", "--backend", str(tmp_path)]) == 0
