@@ -56,12 +56,14 @@ class Refused:
     error: MMError
 
 
-def lost_versions(store: Store, state: State) -> list[LostVersion]:
+def lost_versions(store: Store, state: State) -> tuple[list[LostVersion], list[str]]:
     """The complete versions that `state` does not have, by model and version.
 
     Complete is a version of which every file of a manifest stands with its size;
     where two manifests fit, the one whose hashes are right. Left out are versions
-    that were removed, and those that somebody is pulling now.
+    that were removed, and those that somebody is pulling now. Beside them the keys
+    of manifests that no version names and that are damaged: what they were of,
+    nobody knows.
     """
     named = {row.get("manifest") for _, row in state.rows()}
     listed = [
@@ -70,10 +72,14 @@ def lost_versions(store: Store, state: State) -> list[LostVersion]:
         if (name := _MANIFEST.fullmatch(stored.key)) and name[1] not in named
     ]
     found: dict[tuple[str, str], list[LostVersion]] = {}
-    for _, lost in in_windows(lambda stored: _read(store, stored), listed):
-        if lost is not None and _may_return(store, state, lost.manifest):
+    damaged: list[str] = []
+    for stored, lost in in_windows(lambda stored: _read(store, stored), listed):
+        if lost is None:
+            damaged.append(stored.key)
+        elif _may_return(store, state, lost.manifest):
             found.setdefault((lost.manifest.model_id, lost.manifest.version), []).append(lost)
-    return [lost for _, rivals in sorted(found.items()) for lost in _complete(store, rivals)]
+    complete = [lost for _, rivals in sorted(found.items()) for lost in _complete(store, rivals)]
+    return complete, damaged
 
 
 def add_again(log: Log, lost: Sequence[LostVersion]) -> tuple[list[LostVersion], list[Refused]]:

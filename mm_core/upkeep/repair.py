@@ -132,6 +132,7 @@ def repair(
     trust.refuse_to_write_unsigned()
     done: list[Step] = []
     refused: list[Refused] = []
+    left: dict[str, Left] = {}
     if copies is not None:
         refuse_another(store, copies)
     for _ in range(_ROUNDS):
@@ -139,12 +140,13 @@ def repair(
         if copies is not None:
             found = _knowing(found, copies.commits())
         plan = make_plan(store, found, copies=copies, refused=refused, trust=trust)
+        left |= {one.key: one for one in (*plan.left, *map(_left, refused))}
         if not dry_run and not plan.steps:
             end_repair(sink)
         if dry_run or not plan.steps:
             return Repaired(
                 steps=tuple(plan.steps if dry_run else done),
-                left=(*plan.left, *map(_left, refused)),
+                left=tuple(left.values()),
                 seq=plan.state.seq,
                 head=plan.state.head,
                 dry_run=dry_run,
@@ -450,9 +452,15 @@ class _Versions:
 
     def find_lost(self, state: State, but: Collection[str]) -> None:
         """The complete versions that the log has lost, but for manifests of these hashes."""
-        for lost in lost_versions(self._store, state):
+        complete, damaged = lost_versions(self._store, state)
+        for lost in complete:
             if lost.sha256 not in but:
                 self._add_again(lost, "is complete, and no commit adds it any more")
+        for key in damaged:
+            why = "it is damaged, and if it was that of a lost version, nothing tells which"
+            self.steps.append(Step(action="set_aside", key=key, why=why))
+            hint = "repair with --from BACKUP; else pull again what `mm list` has no more"
+            self.left.append(Left(key=key, why=why, hint=hint))
 
     def look_at_manifests(self, state: State, but: Collection[str]) -> None:
         """The manifests of AVAILABLE versions that are lost or damaged."""
