@@ -227,7 +227,7 @@ class Cached:
                 logger.info("the read cache is not used", extra={"error": str(error)})
                 if not _is_damage(error):
                     break
-                self._discard()
+                self.discard()
         return self._memory.answer(ask)
 
     def state_with(self, key: str) -> State:
@@ -243,6 +243,11 @@ class Cached:
             if len(state.models) > _MANY:
                 return state
         return self.answer(lambda rows: rows.state_of([key]))
+
+    def discard(self) -> None:
+        """Leave the cache behind: what the store holds now is right."""
+        if self._file is not None:
+            self._file.discard()
 
     def committed(self, state: State) -> None:
         """See, once, that the cache is not ahead of a commit of this process: then it is another's.
@@ -273,9 +278,10 @@ class Cached:
         if rows is None:
             return None
         try:
+            before = rows.position()
             self._make_sure(rows)
             self._follow(rows)
-            self._compare_with_memory(rows)
+            self._compare_with_memory(rows, before)
         except (_UnfitError, IntegrityError) as error:  # if the log is damaged, the log says so
             logger.info("the read cache is made anew", extra={"reason": str(error)})
             rows.close()
@@ -293,7 +299,7 @@ class Cached:
         state = self._log.refresh()
         found = self._log.format
         if found is None or state.seq == 0:
-            self._discard()
+            self.discard()
             raise sqlite3.OperationalError("there is nothing to keep")
         self._file.replace(state, registry=str(found["id"]), stamp=stamp, checked=now)
         rows = self._file.open()
@@ -306,6 +312,12 @@ class Cached:
         meta, now, stamp = rows.meta(), time.time(), _stamp(self._log.sink.root)
         if 0 <= now - meta["checked"] < CHECK_AFTER and stamp == meta["stamp"]:
             return
+        self._look_behind(meta)
+        with contextlib.suppress(sqlite3.OperationalError):  # busy, or read-only
+            rows.note_check(now, stamp)
+
+    def _look_behind(self, meta: dict[str, Any]) -> None:
+        """Make sure that the store holds this registry, and the commit that the rows show."""
         sink, patience = self._log.sink, self._patience
 
         def read(key: str) -> bytes | None:
@@ -317,8 +329,6 @@ class Cached:
             raise _UnfitError("the store holds another registry")
         if data is None or sha256_hex(data) != meta["head"]:
             raise _UnfitError("the store holds another commit of that number, or none")
-        with contextlib.suppress(sqlite3.OperationalError):  # busy, or read-only
-            rows.note_check(now, stamp)
 
     def _follow(self, rows: Rows) -> None:
         for _ in range(_TRIES):
@@ -328,17 +338,24 @@ class Cached:
                 return
         raise sqlite3.OperationalError("others were always first")
 
-    def _compare_with_memory(self, rows: Rows) -> None:
-        """Where this machine has seen a higher commit, or another, the log has to say why."""
+    def _compare_with_memory(self, rows: Rows, before: Position) -> None:
+        """Where this machine has seen a higher commit, or another, the log has to say why.
+
+        Where it remembers less than the rows showed `before`, somebody may have
+        accepted that the registry went back: nothing is noted unsure.
+        """
         memory, root = self._log.memory, self._log.sink.root
         if memory is None:
             return
         meta = rows.meta()
         seen, at = memory.recall(meta["registry"], root), Seen(meta["seq"], meta["head"])
-        if seen is None or seen.seq < at.seq:
-            memory.note(meta["registry"], root, at)
-        elif seen != at:
+        if seen == at:
+            return
+        if seen is not None and seen.seq >= at.seq:
             raise _UnfitError("another commit was seen there")
+        if seen is not None and seen.seq < before.seq:
+            self._look_behind(meta)
+        memory.note(meta["registry"], root, at)
 
     def _after(self, at: Position) -> list[CommitRecord]:
         log = self._log
@@ -347,10 +364,6 @@ class Cached:
         if len(commits) > _AT_MOST:
             raise _UnfitError("it is far behind")
         return commits
-
-    def _discard(self) -> None:
-        assert self._file is not None
-        self._file.discard()
 
 
 class CacheAlone:

@@ -149,7 +149,9 @@ class ModelRegistry:
 
     def accept(self) -> int:
         """Take the registry as it is now, also if it went back; the number of its last commit."""
-        return self._log.accept().seq
+        accepted = self._log.accept().seq
+        self._readings.cached.discard()
+        return accepted
 
     def refresh(self) -> None:
         """See what others have committed since."""

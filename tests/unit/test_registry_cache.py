@@ -575,16 +575,37 @@ def test_each_store_has_a_cache_of_its_own(tmp_path, monkeypatch):
     assert elsewhere.parent == Path(tmp_path / "else" / "registries")
 
 
-def test_a_registry_that_went_back_is_refused_by_a_warm_look_too(writer, store, folder, tmp_path):
-    """What another process of this machine has seen is remembered: not only the cache's own."""
+@pytest.fixture
+def remembering(store, folder, tmp_path):
+    """A new client that has a cache and remembers what it has seen, for each call."""
+    return lambda: ModelRegistry(store(), cache=folder, memory=tmp_path / "memory")
 
-    def client():
-        return ModelRegistry(store(), cache=folder, memory=tmp_path / "memory")
 
-    names(client())
-    fill(client(), "later", "1")
+def go_back(store, writer, commits):
+    """Take away the last commits."""
     head = writer.state().seq
-    sink = store()
-    sink.delete([f".mm/log/{seq:012d}.json" for seq in (head - 1, head)])
+    store().delete([f".mm/log/{seq:012d}.json" for seq in range(head - commits + 1, head + 1)])
+
+
+def test_a_registry_that_went_back_is_refused_by_a_warm_look_too(writer, store, remembering):
+    """What another process of this machine has seen is remembered: not only the cache's own."""
+    names(remembering())
+    fill(remembering(), "later", "1")
+    go_back(store, writer, 2)
     with pytest.raises(IntegrityError, match="went back"):
-        names(client())
+        names(remembering())
+
+
+@pytest.mark.parametrize("discarded", [True, False])
+def test_what_was_accepted_stays_accepted(writer, store, folder, remembering, discarded, tmp_path):
+    """A cache that is ahead of it does not bring back the memory of what is gone."""
+    names(remembering())
+    before = names(ModelRegistry(store()))
+    fill(writer, "later", "1")
+    names(remembering())
+    go_back(store, writer, 2)
+    accepting = remembering() if discarded else ModelRegistry(store(), memory=tmp_path / "memory")
+    accepting.accept()
+    for _ in range(2):
+        assert names(remembering()) == before
+    assert len(remembering().list_models()) == len(before)
