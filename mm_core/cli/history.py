@@ -78,6 +78,8 @@ def history(
 
 
 def _in_words(commit: Mapping[str, Any]) -> str:
+    if "stands_in" in commit and not commit["operations"]:
+        return "stands in for a lost commit"
     return "; ".join(in_words(operation) for operation in commit["operations"])
 
 

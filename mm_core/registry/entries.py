@@ -67,7 +67,7 @@ def read_manifest(sink: Sink, sha256: str) -> Manifest:
     if sha256_hex(data) != sha256:
         raise IntegrityError(
             f"the manifest {manifest_key(sha256)} at {sink.root} was changed or damaged",
-            hint="restore it from a backup, or pull the version again under another name",
+            hint="`mm registry repair` makes it anew from the files, or takes it from a backup",
         )
     return Manifest.from_bytes(data)
 

@@ -19,7 +19,13 @@ from mm_core.exceptions import (
     TransientError,
     UsageError,
 )
-from mm_core.registry.chain import CommitRecord, Patience, read_commits, read_with_bytes
+from mm_core.registry.chain import (
+    RESTORE,
+    CommitRecord,
+    Patience,
+    read_over_gaps,
+    read_with_bytes,
+)
 from mm_core.registry.deadline import Deadline
 from mm_core.registry.layout import create_once, ensure_format, log_key, read_format
 from mm_core.registry.memory import Memory, Seen
@@ -143,11 +149,12 @@ class Log:
     def records(self) -> Iterator[CommitRecord]:
         """All commits from the first, the chain checked: `IntegrityError` where it is broken.
 
+        A commit that stands in for a lost one is among them, and the chain goes on after it.
         Those that a signed checkpoint covers hang on it by their hashes, and need
         no signatures of their own.
         """
         state, seq, head = self.refresh(), 0, GENESIS
-        for record in read_commits(self.sink, 0, GENESIS, self._patience):
+        for record in read_over_gaps(self.sink, 0, GENESIS, self._patience):
             seq = record.seq
             if seq == state.seq:
                 head = record.sha256
@@ -156,7 +163,7 @@ class Log:
             raise IntegrityError(
                 f"the registry's log at {self.sink.root} was changed or damaged: "
                 f"commit {min(seq + 1, state.seq)} is not the one that was there before",
-                hint="restore it from a backup",
+                hint=RESTORE,
             )
 
     def commit(self, operations: Sequence[Operation]) -> State:

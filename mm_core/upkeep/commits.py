@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mm_core.exceptions import IntegrityError
-from mm_core.registry.chain import CommitRecord
+from mm_core.registry.chain import STANDS_IN, CommitRecord
 from mm_core.registry.operations import replay
 from mm_core.registry.seal import is_broken, seal
 from mm_core.registry.signing import Trust
@@ -67,7 +67,7 @@ def link_of(seq: int, data: bytes) -> Link:
         return Link(seq=seq, sha256=sha256, prev=None)
     if number != seq or not isinstance(prev, str) or not _are_operations(record):
         return Link(seq=seq, sha256=sha256, prev=None)
-    mark = raw.get("stands_in") if not record.operations else None
+    mark = raw.get(STANDS_IN) if not record.operations else None
     return Link(
         seq=seq,
         sha256=sha256,
@@ -122,7 +122,7 @@ def stand_in(
         "writer": WRITER,
         "time": time,
         "operations": [],
-        "stands_in": {"quarantine": aside, "fence": fence},
+        STANDS_IN: {"quarantine": aside, "fence": fence},
     }
     return seal(trust.signed(commit) if trust else commit)
 

@@ -267,6 +267,23 @@ def test_a_writer_that_was_first_is_kept(sink):
     assert_mended(sink)
 
 
+@pytest.mark.parametrize("seqs", [(20,), (20, 21), (68,), (40, 70)])
+def test_history_goes_on_over_a_gap(sink, seqs):
+    """What is lost shows as what stands in for it; a commit that was changed is still named."""
+    sink.delete([f.key for f in sink.list(".mm/tail/")])
+    for seq in seqs:
+        hurt(sink, log_key(seq), "cut")
+    with pytest.raises(IntegrityError):
+        ModelRegistry(sink).history()
+    repair(sink)
+    records = ModelRegistry(sink).history()
+    assert [record.seq for record in records] == list(range(1, top_of(sink) + 1))
+    assert [r.seq for r in records if "stands_in" in r.extra and not r.extra["stands_in"]["fence"]] == list(seqs)
+    sink.put(log_key(10), b"".join(sink.read(log_key(11))))
+    with pytest.raises(IntegrityError, match="commit 10"):
+        ModelRegistry(sink).history()
+
+
 def test_an_operation_of_a_later_release_is_not_judged(sink):
     """What a newer release wrote is neither set aside nor skipped."""
     from mm_core.registry.log import Log
