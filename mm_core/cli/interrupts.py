@@ -7,14 +7,22 @@ imports next to nothing: it runs before all that takes time.
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from types import FrameType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from types import FrameType
+else:
+    try:
+        import _signal as signal  # the same, without the enums, which take longer than all here
+    except ImportError:
+        import signal
 
 INTERRUPTED = 130
 TERMINATED = 143
 
-_ENDS = {
+_ENDS: dict[int, tuple[str, int]] = {
     signal.SIGINT: ("Interrupted.", INTERRUPTED),
     signal.SIGTERM: ("Terminated.", TERMINATED),
 }
@@ -40,7 +48,7 @@ def is_ours(number: int) -> bool:
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
-    word, code = _ENDS[signal.Signals(number)]
+    word, code = _ENDS[number]
     words = " ".join(sys.argv[1:])
     if "--json" in words or "json" in words.partition("--format")[2][:6]:
         kind = '"kind": "error", ' if "jsonl" in words else ""
