@@ -18,7 +18,7 @@ from mm_plugins.sinks.s3 import S3Sink
 pytestmark = pytest.mark.integration
 
 MIB = 1 << 20
-FILES = {"config.json": b"{}", "sub/model.bin": noise(9 * MIB + 1), "empty": b""}
+FILES = {"config.json": b"{}", "sub/model.bin": noise(MIB + 1), "empty": b""}
 
 
 def make(path, files=FILES):
@@ -119,7 +119,8 @@ def test_large_objects_are_copied_in_parts(
     """Above the limit of one request; still no byte is read."""
     monkeypatch.setattr(s3_module, "_COPY_LIMIT", 6 * MIB)
     monkeypatch.setattr(s3_module, "_COPY_PART", 5 * MIB)
-    manager.push(make(tmp_path / "m"), "org/m", to=s3)
+    large = FILES | {"sub/model.bin": noise(9 * MIB)}
+    manager.push(make(tmp_path / "m", large), "org/m", to=s3)
     s3_server.requests.clear()
     assert not manager.copy("org/m", source=s3, to=another_bucket).failed
     assert not gets_of_models(s3_server, s3.split("/")[2])
@@ -163,11 +164,11 @@ def test_other_credentials_are_another_store(s3, another_bucket):
 
 def test_an_interrupted_copy_goes_on_where_it_stopped(tmp_path, s3, local):
     """What was stored by then, whole files or parts of one, is not read again."""
-    data = noise(64 * MIB)
+    data = noise(40 * MIB)
     stop = threading.Event()
 
     def on_event(event):
-        if event.kind == "progress" and event.done > 20 * MIB:
+        if event.kind == "progress" and event.done > 12 * MIB:
             stop.set()
 
     settings = load_settings(overrides={"defaults": {"connections": 1, "limit_rate": "200MiB"}})
@@ -186,7 +187,7 @@ def test_an_interrupted_copy_goes_on_where_it_stopped(tmp_path, s3, local):
 
 def test_what_an_incremental_run_costs(manager, tmp_path, s3_server, s3, another_bucket):
     """One request for each registry when nothing is new, however many versions there are."""
-    for number in range(5):
+    for number in range(3):
         folder = make(tmp_path / f"m{number}", {"f": b"%d" % number})
         manager.push(folder, f"org/m{number}", to=s3, aliases=["prod"])
     manager.replicate(source=s3, to=another_bucket, with_aliases=True)
@@ -195,7 +196,7 @@ def test_what_an_incremental_run_costs(manager, tmp_path, s3_server, s3, another
     assert len(s3_server.requests) <= 3, "\n".join(map(str, s3_server.requests))
     with ModelManager(backend=s3) as fresh:
         s3_server.requests.clear()
-        assert fresh.replicate(source=s3, to=another_bucket).count(Outcome.PRESENT) == 5
+        assert fresh.replicate(source=s3, to=another_bucket).count(Outcome.PRESENT) == 3
     assert not [r for r in s3_server.requests if "/models/" in r[1] or "manifests" in r[1]]
 
 
