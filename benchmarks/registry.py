@@ -42,8 +42,9 @@ from mm_core.registry.layout import log_key
 from mm_core.registry.operations import apply_all, operation
 from mm_core.registry.pack import Recent
 from mm_core.registry.saving import save
+from mm_core.registry.seal import seal
 from mm_core.registry.state import GENESIS, State
-from mm_core.schemas import canonical_json, sha256_hex
+from mm_core.schemas import sha256_hex
 from mm_core.sink import Sink
 
 PER_COMMIT = 100
@@ -95,7 +96,7 @@ def append(sink: Sink, state: State, operations: list[dict[str, Any]]) -> State:
         "seq": seq, "prev": state.head if state.seq else GENESIS, "id": uuid.uuid4().hex,
         "writer": "ci@worker-7/4711", "time": "2026-01-31T12:00:00Z", "operations": operations,
     }  # fmt: skip
-    data = canonical_json(commit)
+    data = seal(commit)
     sink.create(log_key(seq), data)
     return apply_all(state, operations, seq, sha256_hex(data))
 
