@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mm_core.collecting.folders import Registered
 from mm_core.exceptions import IntegrityError
 from mm_core.names import version_prefix
 from mm_core.registry.layout import FORMAT_KEY, HINT_KEY, LOG_PREFIX, log_key, manifest_key
@@ -144,7 +145,7 @@ class _Files:
                 continue
             wanted |= {file.key: (record, row, file) for file in manifest.files}
         self.files = len(wanted)
-        yield from self._compare(wanted, _prefixes(rows))
+        yield from self._compare(wanted, self._belongs(rows))
         yield from self._unnamed(rows)
 
     def _manifest(self, item: tuple[Record, Row]) -> Manifest | Finding:
@@ -168,14 +169,16 @@ class _Files:
         return manifest
 
     def _compare(
-        self, wanted: Mapping[str, tuple[Record, Row, StoredFile]], prefixes: set[str]
+        self,
+        wanted: Mapping[str, tuple[Record, Row, StoredFile]],
+        belongs: Callable[[str], bool],
     ) -> Iterator[Finding]:
         standing: list[tuple[Record, Row, StoredFile]] = []
         missing = dict(wanted)
         for stored in self.store.persist(lambda: list(self.store.sink.list("models/"))):
             item = missing.pop(stored.key, None)
             if item is None:
-                if not _is_within(stored.key, prefixes):
+                if not belongs(stored.key):
                     why = f"no version names it ({stored.size} bytes)"
                     yield _finding("orphan", Severity.NOTE, stored.key, why, _GC)
             elif stored.size != item[2].size:
@@ -191,6 +194,13 @@ class _Files:
             else:
                 standing.append(item)
         yield from self._hashed(standing)
+
+    def _belongs(self, rows: Sequence[tuple[Record, Row]]) -> Callable[[str], bool]:
+        """Whether a key that no manifest names is of a version on its way or out, or registered."""
+        prefixes = _prefixes(rows)
+        registered = Registered(self.store.sink.root)
+        registered.look(self.state)
+        return lambda key: _is_within(key, prefixes) or registered.holds(key)
 
     def _size_elsewhere(self, key: str) -> int | None:
         """The size of a file that was adopted where it stands, which the listing does not have."""

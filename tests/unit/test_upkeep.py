@@ -13,7 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mm_core.collecting import GcPlan
-from mm_core.exceptions import ConflictError, IntegrityError, MMError, StorageError
+from mm_core.exceptions import (
+    ConflictError,
+    IntegrityError,
+    MMError,
+    StorageError,
+    TransientError,
+)
 from mm_core.registry import ModelRegistry
 from mm_core.registry.layout import log_key
 from mm_core.schemas import ModelStatus
@@ -203,6 +209,22 @@ def test_a_models_file_may_be_damaged(sink, how):
     ]
     assert (codes(sink) == set()) == (how == "flip"), "only --deep sees wrong bytes of right size"
     assert repair(sink).steps == ()
+
+
+def test_what_nobody_names_is_a_note(tmp_path):
+    """Files of no version are told; those of an entry that was registered in this root are not."""
+    from mm_core.schemas import ModelEntry
+    from mm_plugins.sinks.local import LocalSink
+
+    sink = LocalSink(LocalSink.Config(root=str(tmp_path)))
+    fill(ModelRegistry(sink), "org/m", "1")
+    for key in ("models/org/m/1/model.bin", "models/lost/1/x", "models/mine/v/x"):
+        sink.write(key, [b"hello"], size=5)
+    mine = ModelEntry(model_id="mine", version="v", path=tmp_path / "models" / "mine" / "v")
+    ModelRegistry(sink).add_model(mine)
+    report = check(sink)
+    assert report.ok
+    assert [(f.code, f.key) for f in report.findings] == [("orphan", "models/lost/1/x")]
 
 
 @pytest.mark.parametrize("how", ["cut", "delete"])
@@ -481,6 +503,31 @@ def test_repair_while_others_commit(sink):
     assert set(made) <= set(ModelRegistry(sink).get_model("org/m4").aliases)
     repair(sink)
     assert_mended(sink)
+
+
+def test_two_repairs_at_once(whole):
+    """They write the same, and neither harms what the other has mended."""
+    for seed in range(8):
+        sink = store(f"two-{seed}", whole)
+        for key in (log_key(20), log_key(67), log_key(top_of(sink)), checkpoints(sink)[0]):
+            hurt(sink, key, ["flip", "cut", "empty"][seed % 3], seed=seed)
+        sink.delete([f.key for f in sink.list(".mm/tail/")])
+        problems = []
+
+        def work(sink=sink, problems=problems):
+            try:
+                repair(sink)
+            except MMError as error:
+                problems.append(error)
+
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert all(isinstance(problem, TransientError) for problem in problems)
+        repair(sink)
+        assert_mended(sink)
 
 
 damages = st.lists(
