@@ -27,6 +27,9 @@ SMALL = 16 << 20
 AT_ONCE = 4
 """So many small models are copied at once."""
 
+_Pair = tuple[ModelEntry, ModelEntry | None]
+"""A version of the source, and that of the same name in the target."""
+
 _GONE = (ModelStatus.DELETED, ModelStatus.SWEEPING)
 
 
@@ -81,27 +84,27 @@ class Copier:
         """
         stop = Stop(self.street.cancelled, self.cancelled)
         told: list[CopiedVersion] = []
-        models: dict[str, list[tuple[ModelEntry, ModelEntry | None]]] = {}
+        models: dict[str, list[_Pair]] = {}
         for record, row in _available(ours):
-            there = theirs.row(record.model_id, row["version"])
-            if there is not None and is_available(there) and _is_marked_same(row, there):
-                told.append(_present(record.model_id, row))
-                continue
+            other = theirs.record(record.model_id)
+            there = None if other is None else other.row(row["version"])
             known = None
-            if there is not None and is_available(there):
-                other = theirs.record(record.model_id)
-                known = other and entry_of(self.target.sink, other, there)
+            if other is not None and there is not None and is_available(there):
+                if _is_marked_same(row, there):
+                    told.append(_present(record.model_id, row))
+                    continue
+                known = entry_of(self.target.sink, other, there)
             pair = entry_of(self.source.sink, record, row), known
             models.setdefault(record.model_id, []).append(pair)
 
-        def copy(pairs: Sequence[tuple[ModelEntry, ModelEntry | None]]) -> list[CopiedVersion]:
+        def copy(pairs: Sequence[_Pair]) -> list[CopiedVersion]:
             return [
                 self._copied(entry, None, known, cancelled=stop, looked=True)
                 for entry, known in pairs
             ]
 
-        small: list[list[tuple[ModelEntry, ModelEntry | None]]] = []
-        large: list[list[tuple[ModelEntry, ModelEntry | None]]] = []
+        small: list[list[_Pair]] = []
+        large: list[list[_Pair]] = []
         for group in models.values():
             fits = max(entry.size_bytes for entry, _ in group) <= SMALL
             (small if fits else large).append(group)

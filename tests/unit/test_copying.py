@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -406,6 +407,21 @@ class TestAll:
         again = manager.replicate(source="lake", to="far")
         assert again.count(Outcome.COPIED) + again.count(Outcome.PRESENT) == 4
         assert again.count(Outcome.PRESENT) >= 1
+
+    def test_two_at_once_copy_each_version_once(self, manager, tmp_path):
+        """Each version is claimed: whoever comes second waits, and finds it there."""
+        for number in range(8):
+            push(manager, tmp_path, f"m{number % 4}", str(number), data=b"%d" % number)
+        with ModelManager(manager.settings, plugins=manager.plugins) as other:
+            with ThreadPoolExecutor(2) as pool:
+                runs = [
+                    pool.submit(one.replicate, source="lake", to="far") for one in (manager, other)
+                ]
+                results = [run.result() for run in runs]
+        assert not any(result.failed for result in results)
+        assert sum(v.fetched_bytes for result in results for v in result.versions) == 8
+        assert len([key for key in Stranger.writes if key.startswith("models/")]) == 8
+        assert manager.verify(backend="far").ok
 
 
 class TestResume:
