@@ -107,7 +107,7 @@ def test_piles(program, pile, tmp_path):
     assert program.pile(root, pile["model_id"], pile["alias"]) == pile["pile"]
 
 
-@pytest.mark.parametrize("case", examples("checkpoints")["cases"], ids=lambda case: case["seq"])
+@pytest.mark.parametrize("case", examples("checkpoints")["cases"])
 def test_checkpoints(program, case):
     """A state has one text as a checkpoint, and the checkpoint is that state again."""
     packed = base64.b64decode(case["object"])
