@@ -278,6 +278,21 @@ def test_a_number_is_never_free(sink):
     assert_mended(sink)
 
 
+def test_no_commit_is_ever_deleted(sink):
+    """Not even for a moment is a number free that was taken."""
+
+    class Watched(FaultySink):
+        def delete(self, keys):
+            keys = list(keys)
+            assert not any(key.startswith(".mm/log/") for key in keys)
+            super().delete(keys)
+
+    for seq, how in ((20, "cut"), (68, "empty"), (top_of(sink), "cut")):
+        hurt(sink, log_key(seq), how)
+    repair(Watched(sink, rate=0, seed=0))
+    assert_mended(sink)
+
+
 def test_a_writer_that_was_first_is_kept(sink):
     """Who commits on top of what is lost, before a repair does, has committed."""
     stalled = ModelRegistry(sink)
