@@ -10,10 +10,15 @@ from urllib.parse import unquote, urlsplit
 
 from mm_core.exceptions import ConflictError, InvalidNameError
 from mm_core.names import check_model_id, check_version, version_prefix
+from mm_core.registry import ModelRegistry
+from mm_core.registry.claims import steady_seconds
 from mm_core.registry.operations import check_folder
 from mm_core.registry.state import Record, Row, State
 
 MODELS = "models/"
+
+FRESH = 15.0
+"""Seconds for which what the registry said is trusted, where nothing locks it."""
 
 Owner = tuple[Record, Row]
 
@@ -58,11 +63,13 @@ class Registered:
         self._seen: dict[str, Record] = {}
         self._keys: dict[str, tuple[str, ...]] = {}
         self._prefixes: tuple[str, ...] = ()
+        self._looked: float | None = None
         self._lock = threading.Lock()
 
     def look(self, state: State) -> None:
         """Know what `state` says."""
         with self._lock:
+            self._looked = steady_seconds()
             for key, record in state.models.items():
                 if self._seen.get(key) is not record:
                     self._seen[key] = record
@@ -70,6 +77,11 @@ class Registered:
             self._keys = {k: found for k, found in self._keys.items() if found}
             there = (found for k, found in self._keys.items() if k in state.models)
             self._prefixes = tuple(chain.from_iterable(there))
+
+    def look_again(self, registry: ModelRegistry) -> None:
+        """Know what the newest state says, if the last look was more than `FRESH` seconds ago."""
+        if self._looked is None or steady_seconds() - self._looked > FRESH:
+            self.look(registry.state())
 
     def holds(self, key: str) -> bool:
         """Whether `key` is such a path, or lies below one."""

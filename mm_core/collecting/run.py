@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from mm_core.collecting.ages import ago
-from mm_core.collecting.folders import Registered
+from mm_core.collecting.folders import FRESH, Registered
 from mm_core.collecting.patience import delete, patiently
 from mm_core.collecting.plan import DeadClaim, GcPlan, Leftover, Strays, Sweep
 from mm_core.collecting.retention import Retention, Retired
@@ -27,9 +27,6 @@ from mm_core.upkeep.unfinished import refuse_unfinished_repair
 
 AT_ONCE = 8
 """Versions that are swept at once; their commits are shared."""
-
-FRESH = 15.0
-"""Seconds for which what the registry said of a version is trusted, where nothing locks it."""
 
 Tell = Callable[[str], None]
 
@@ -195,7 +192,7 @@ class _Run:
         """Those that stand as they were, and are not a registered entry's by now."""
         if not objects:
             return []
-        self._registered.look(self._registry.state())
+        self._registered.look_again(self._registry)
         return [
             stored
             for stored in objects

@@ -231,6 +231,8 @@ class _Survey:
 
     def _may_sweep(self, row: Row, old: dict[float, set[int]]) -> bool:
         ended = row["ended"][0] if "ended" in row else self._state.seq
+        if row["status"] == ModelStatus.FAILED and row.get("manifest"):
+            return False  # it was complete: somebody has set it aside, and may want it back
         if row["status"] != ModelStatus.SWEEPING:
             return ended in old[self._grace]
         if "sweeper" not in row:

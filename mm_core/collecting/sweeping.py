@@ -81,7 +81,7 @@ def _delete(planned: Sweep, lease: _Lease, *, cut: datetime, registered: Registe
     sink = lease.registry.sink
     prefix = version_prefix(planned.model_id, planned.version)
     wanted = {stored.key for stored in planned.objects}
-    registered.look(lease.registry.state())
+    registered.look_again(lease.registry)
     found = listed(sink, prefix)
     there = [s for s in found if s.key in wanted and not registered.holds(s.key)]
     if planned.status is None:

@@ -188,6 +188,16 @@ def test_a_failed_version_is_taken_up_again_until_the_grace_has_passed(manager, 
     assert push("1").status is ModelStatus.AVAILABLE
 
 
+def test_a_complete_version_that_somebody_calls_failed_stays(manager, push, sink):
+    """It was set aside by hand, and can be AVAILABLE again."""
+    push("1")
+    manager.registry().update_model_status("m", ModelStatus.FAILED, version="1")
+    sink.pass_time(9 * DAY)
+    assert manager.plan_gc().is_empty
+    manager.registry().update_model_status("m", ModelStatus.AVAILABLE, version="1")
+    assert manager.verify("m@1").ok
+
+
 def test_a_version_that_is_pulled_again_is_left(manager, push, sink):
     """Between the plan and the run it was begun, or it is there again: nothing of it goes."""
     push("1")
