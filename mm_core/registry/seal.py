@@ -18,7 +18,7 @@ CHECK = "check"
 _START = f'{{"{CHECK}":"'.encode()
 _DIGITS = 16
 _END = len(_START) + _DIGITS
-_TRIES = 3
+_TRIES = 4
 
 
 def seal(commit: Mapping[str, Any]) -> bytes:
@@ -38,16 +38,17 @@ def is_broken(data: bytes) -> bool:
 
 
 def read_twice(read: Callable[[], bytes | None]) -> bytes | None:
-    """What `read` returns; again, where it is not sealed, until it is or two agree.
+    """What `read` returns; again, where it is not sealed, a few times until it is.
 
-    What is in the store, right or wrong, is the same each time.
+    What has no checksum is believed as soon as two reads agree. A wrong one is not: a
+    line that turns a bit may turn the same one twice.
     """
     data = read()
-    for _ in range(_TRIES):
+    for _ in range(_TRIES - 1):
         if data is None or is_sealed(data):
             break
         before, data = data, read()
-        if data == before:
+        if data == before and not is_broken(data):
             break
     return data
 

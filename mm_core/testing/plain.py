@@ -12,19 +12,19 @@ checkpoints, caches or retries, and shares no code with `mm_core.registry`::
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import functools
 import hashlib
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mm_core.registry import ModelRegistry
 
 Operation = Mapping[str, Any]
+_Aliases = dict[tuple[str, str], tuple[str, str]]
 PlainRow = tuple[str, str, str, tuple[str, ...]]
 """Model id, version, status, and the aliases that name it."""
 
@@ -37,7 +37,7 @@ class RefusedError(Exception):
     """The rules do not allow this operation now."""
 
 
-@dataclass
+@dataclasses.dataclass
 class PlainVersion:
     """One version. `added` is the commit and place of its last begin, add or register."""
 
@@ -55,7 +55,7 @@ class PlainRegistry:
         self.seq = 0
         self.head = "0" * 64
         self.versions: dict[tuple[str, str], PlainVersion] = {}
-        self.aliases: dict[tuple[str, str], tuple[str, str]] = {}
+        self.aliases: _Aliases = {}
         """By model id and folded alias: the alias as it was spelt, and the version."""
         self.ids: set[str] = set()
 
@@ -84,23 +84,28 @@ class PlainRegistry:
 
     def apply(self, operations: Sequence[Operation]) -> None:
         """Do the operations as the next commit; all, or none and `RefusedError`."""
-        draft = copy.deepcopy((self.versions, self.aliases)), self.seq
+        before = self._saved()
         self.seq += 1
         try:
             for place, operation in enumerate(operations):
                 self._do(operation, (self.seq, place))
         except RefusedError:
-            (self.versions, self.aliases), self.seq = draft
+            self.seq, self.versions, self.aliases = before
             raise
 
     def allows(self, operations: Sequence[Operation]) -> bool:
         """Whether the rules allow them now."""
-        trial = copy.deepcopy(self)
+        before = self._saved()
         try:
-            trial.apply(operations)
+            self.apply(operations)
         except RefusedError:
             return False
+        self.seq, self.versions, self.aliases = before
         return True
+
+    def _saved(self) -> tuple[int, dict[tuple[str, str], PlainVersion], _Aliases]:
+        versions = {name: dataclasses.replace(found) for name, found in self.versions.items()}
+        return self.seq, versions, dict(self.aliases)
 
     def rows(self) -> list[PlainRow]:
         """All versions, ordered by folded model id and then by when they were added."""

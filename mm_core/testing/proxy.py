@@ -104,7 +104,8 @@ class FaultProxy:
 
     With `rate` each request meets one of `faults` with that probability. Faults
     that were injected come first. `requests` is what came, in order. `hanging` is
-    set as soon as a request hangs, which it does for `patience` seconds.
+    set as soon as a request hangs, which it does for `patience` seconds. A server that
+    checks signatures wants to see the name that was signed: `keep_host`.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class FaultProxy:
         faults: Sequence[str] = FAULTS,
         seed: int = 0,
         patience: float | None = None,
+        keep_host: bool = False,
     ) -> None:
         self.upstream = upstream.rstrip("/")
         self.rate = rate
@@ -123,6 +125,7 @@ class FaultProxy:
         self.hanging = threading.Event()
         self._faults = faults
         self._patience = patience
+        self._keep_host = keep_host
         self._random = random.Random(seed)
         self._injected: list[_Injected] = []
         self._ready = threading.Event()
@@ -212,7 +215,7 @@ class FaultProxy:
         self, request: _Message, method: str, fault: str | None, writer: asyncio.StreamWriter
     ) -> None:
         kind, _, moment = (fault or "").partition("_")
-        body = _flipped(request.body) if fault == "flip_request" else request.body
+        body = self._flipped(request.body) if fault == "flip_request" else request.body
         answer = b""
         if moment != "before":
             answer = await self._forward(request, body, method)
@@ -226,7 +229,7 @@ class FaultProxy:
             answer += b"Connection: close\r\n\r\n"
         head, separator, content = answer.partition(b"\r\n\r\n")
         if fault == "flip_answer":
-            content = _flipped(content)
+            content = self._flipped(content)
         if fault == "truncate":
             content = content[: len(content) // 2]
         writer.write(head + separator + content)
@@ -246,7 +249,8 @@ class FaultProxy:
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
         dropped = ("host", "connection", "expect", "transfer-encoding", "content-length")
         headers = [(n, v) for n, v in request.headers if n.lower() not in dropped]
-        headers += [("Host", parts.netloc), ("Connection", "close")]
+        host = (request.get("host") if self._keep_host else None) or parts.netloc
+        headers += [("Host", host), ("Connection", "close")]
         headers += [("Content-Length", str(len(body)))] if body or method != "GET" else []
         try:
             writer.write(_Message(request.first, tuple(headers), b"").encoded(body=body))
@@ -260,6 +264,15 @@ class FaultProxy:
             line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")
         ]
         return b"\r\n".join([*lines, b"Connection: close"]) + separator + content
+
+    def _flipped(self, body: bytes) -> bytes:
+        """The same with one bit turned: in the middle, or anywhere where faults come by `rate`."""
+        if not body:
+            return body
+        turned = bytearray(body)
+        place = self._random.randrange(len(turned)) if self.rate else len(turned) // 2
+        turned[place] ^= 1 << (self._random.randrange(8) if self.rate else 0)
+        return bytes(turned)
 
     def _choose(self, method: str, path: str) -> str | None:
         for injected in self._injected:
@@ -301,12 +314,3 @@ async def _read_chunked(reader: asyncio.StreamReader) -> bytes:
     while (await reader.readline()).strip():
         pass
     return bytes(body)
-
-
-def _flipped(body: bytes) -> bytes:
-    """The same with one bit turned, in the middle."""
-    if not body:
-        return body
-    turned = bytearray(body)
-    turned[len(turned) // 2] ^= 1
-    return bytes(turned)
