@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 
@@ -11,8 +12,9 @@ from storage_format.programs import Ours, Second, document, local
 
 from mm_core.cli import main
 from mm_core.exceptions import ConflictError, NotFoundError
-from mm_core.registry import ModelRegistry
+from mm_core.registry import Keys, ModelRegistry
 from mm_core.schemas import Manifest, ModelType, StoredFile
+from mm_core.testing.registry import registered
 
 pytestmark = pytest.mark.unit
 
@@ -122,3 +124,30 @@ def test_in_turn(seed, tmp_path):
             piles = [program.pile(tmp_path, model_id, alias) for program in programs]
             assert piles[0] == piles[1]
     assert main(["registry", "check", "--deep", "--backend", str(tmp_path)]) == 0
+
+
+def test_signed(tmp_path):
+    """A signed store, beyond a checkpoint, is believed by both who trust the key, and by nobody else."""
+    serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    private, other = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    pem = private.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    (tmp_path / "key.pem").write_bytes(pem)
+    root = tmp_path / "store"
+    registry = ModelRegistry(local(root), keys=Keys(signing_key=str(tmp_path / "key.pem")))
+    for number in range(70):
+        registry.add_model(registered("org/model", str(number)))
+    for program in (Ours(), Second()):
+        key, another = (
+            base64.b64encode(one.public_key().public_bytes_raw()).decode()
+            for one in (private, other)
+        )
+        assert program.open(root, {key}) == ("the state", document(registry.state().to_json()))
+        assert program.open(root, {another}) == ("damage", None)
+    second.Writer(root).pull("org/unsigned", "1", {})
+    assert {program.open(root, {key})[0] for program in (Ours(), Second())} == {"damage"}
