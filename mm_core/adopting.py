@@ -111,6 +111,10 @@ class Adopter:
             parts = stored.key[len(top) :].split("/")
             below = "/".join(parts[:depth])
             ours = not top and elsewhere is None and parts[0] in (_REGISTRY, _MODELS)
+            if not ours and _REGISTRY in parts[: depth + 1]:
+                raise _a_backend(
+                    sink.url(f"{top}{below}".rstrip("/")) if top or below else sink.root
+                )
             if ours or len(parts) <= depth or below in seen:
                 continue
             seen.add(below)
@@ -128,6 +132,10 @@ class Adopter:
             raise NotFoundError(f"there is no folder {str(top)!r}", hint="check the path")
         depth = self.wishes.depth
         for folder in sorted(top.glob("/".join(["*"] * depth))) if depth else [top]:
+            if str(folder) == self.place.sink.root:
+                continue
+            if (folder / _REGISTRY / "format.json").exists():
+                raise _a_backend(str(folder))
             if folder.is_dir():
                 below = folder.relative_to(top).as_posix()
                 yield Found(address=str(folder), model_id=below if depth else folder.name)
@@ -297,6 +305,13 @@ def prefix_in(sink: Sink, address: str) -> str | None:
     if any(path.is_symlink() for path in folder.rglob("*")):
         return None
     return "" if folder == root_folder else folder.relative_to(root_folder).as_posix()
+
+
+def _a_backend(where: str) -> UsageError:
+    return UsageError(
+        f"{where} is a backend of its own, with a registry",
+        hint="copy its versions: mm copy --all --from there --to here",
+    )
 
 
 def _in_own_folder(sink: Sink, prefix: str) -> Found:

@@ -226,6 +226,16 @@ class TestInPlace:
             one(manager.adopt(str(lost), model_id="another"))
         assert len(manager.list_models()) == 1
 
+    @pytest.mark.parametrize("where", ["store/inner", "beside"])
+    @pytest.mark.parametrize("depth", [0, 1])
+    def test_another_backend_is_not_taken_for_a_model(self, manager, tmp_path, where, depth):
+        """Its registry is no file of a model; that it is to be copied is said."""
+        manager.push(make(tmp_path / "m"), "m", to=str(tmp_path / where))
+        address = (tmp_path / where).parent if depth else tmp_path / where
+        with pytest.raises(UsageError) as caught:
+            manager.adopt(str(address), depth=depth)
+        assert "mm copy" in caught.value.hint
+
     def test_a_version_that_the_registry_lost_is_found_again(self, manager, tmp_path):
         """Its folder names it."""
         lost = make(tmp_path / "store/models/org/lost/v1")
@@ -328,6 +338,13 @@ class TestFolder:
             one(manager.adopt(str(tmp_path / "empty")))
         with pytest.raises(NotFoundError):
             manager.adopt(str(make(tmp_path / "flat", {"a": b""})), depth=3)
+
+    def test_the_backend_among_the_folders_is_passed_over(self, manager, tmp_path):
+        """Whoever adopts what stands beside it need not move it away first."""
+        manager.push(make(tmp_path / "m"), "own")
+        adopted = manager.adopt(str(tmp_path), depth=1)
+        assert [model.model_id for model in adopted.models] == ["m"]
+        assert not adopted.failed
 
     def test_one_name_cannot_name_many(self, manager, tmp_path):
         """That is said before anything is done."""
