@@ -66,18 +66,21 @@ def read_commits(
     return (record for record, _ in read_with_bytes(sink, seq, head, patience, trust))
 
 
-def read_over_gaps(sink: Sink, seq: int, head: str, patience: Patience) -> Iterator[CommitRecord]:
+def read_over_gaps(
+    sink: Sink, seq: int, head: str, patience: Patience, trust: Trust | None = None
+) -> Iterator[CommitRecord]:
     """As `read_commits`, for people: also over an empty commit that stands in for a lost one.
 
     What follows it still names the lost one, which cannot be compared any more. The
-    state is never read so: a checkpoint leads over the gap.
+    state is never read so: a checkpoint leads over the gap. Where `trust` believes
+    only some keys, one of them must have signed what stands in.
     """
     expected: str | None = head
     for data in _read_on(sink, seq, patience):
         seq += 1
-        expected = None if _stands_in(data) else expected
-        record = _parse(sink, data, seq, expected, None)
-        expected = None if _stands_in(data) else record.sha256
+        gap = _stands_in(data)
+        record = _parse(sink, data, seq, None if gap else expected, trust if gap else None)
+        expected = None if gap else record.sha256
         yield record
 
 

@@ -154,7 +154,7 @@ class Log:
         no signatures of their own.
         """
         state, seq, head = self.refresh(), 0, GENESIS
-        for record in read_over_gaps(self.sink, 0, GENESIS, self._patience):
+        for record in read_over_gaps(self.sink, 0, GENESIS, self._patience, self.trust):
             seq = record.seq
             if seq == state.seq:
                 head = record.sha256

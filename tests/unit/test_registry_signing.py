@@ -182,6 +182,17 @@ def test_a_registry_is_signed_from_here_on(sink, alice):
     assert len(reader.history()) == 80
 
 
+def test_what_stands_in_for_a_lost_commit_must_be_signed(sink, alice):
+    """Or else a stranger could part the history from what vouches for it."""
+    write(ModelRegistry(sink, keys=alice.keys()), 40)
+    commit = json.loads(read_bytes(sink, log_key(5)))
+    del commit["signature"]
+    sink.put(log_key(5), resealed({**commit, "operations": [], "stands_in": True}))
+    assert len(ModelRegistry(sink).history()) == 40
+    with pytest.raises(IntegrityError, match="commit 5 .* it is not signed"):
+        ModelRegistry(sink, keys=alice.keys(alice)).history()
+
+
 def test_nothing_is_committed_that_oneself_would_refuse(sink, alice, bob):
     """Trusting keys without having one of them, a process only reads."""
     write(ModelRegistry(sink, keys=alice.keys()), 1)
