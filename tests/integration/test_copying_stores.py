@@ -8,10 +8,11 @@ import uuid
 
 import pytest
 
-from mm_core import AuthError, CancelledError, ModelManager, load_settings
+from mm_core import AuthError, CancelledError, ModelManager, TransientError, load_settings
 from mm_core.copies import Outcome
 from mm_core.sink import read_bytes
 from mm_core.testing.material import noise, sha256
+from mm_core.testing.proxy import FaultProxy
 from mm_plugins.sinks import s3 as s3_module
 from mm_plugins.sinks.s3 import S3Sink
 
@@ -250,3 +251,22 @@ def test_a_folder_is_brought_to_a_bucket(manager, tmp_path, s3):
     (model,) = manager.adopt(str(make(tmp_path / "m")), to=s3).models
     assert (model.error, model.fetched_bytes) == (None, sum(map(len, FILES.values())))
     assert manager.verify(backend=s3).ok
+
+
+def test_faults_of_the_network_change_nothing(
+    manager, tmp_path, s3_server, s3, another_bucket, monkeypatch
+):
+    """One request in ten is cut, refused, or its answer lost: in the end both are equal."""
+    for number in range(3):
+        manager.push(make(tmp_path / f"m{number}", {"f": b"%d" % number}), f"m{number}", to=s3)
+    with FaultProxy(s3_server.endpoint_url, rate=0.1, seed=5) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint_url)
+        for _ in range(5):
+            with ModelManager(backend=s3) as shaky, contextlib.suppress(TransientError):
+                if not shaky.replicate(source=s3, to=another_bucket).failed:
+                    break
+        assert any(exchange.fault for exchange in proxy.requests)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint_url)
+    with ModelManager(backend=s3) as calm:
+        calm.replicate(source=s3, to=another_bucket)
+        check_equal(calm, s3, another_bucket)
