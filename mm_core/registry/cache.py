@@ -44,6 +44,7 @@ CHECK_AFTER = 120.0
 _SUFFIX = f"-v{SCHEMA}.sqlite3"
 _BUSY = 2.0
 _LEFT = 3600.0
+_CACHE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 _TRIES = 3
 _MANY = 1_000
 _AT_MOST = 512
@@ -223,7 +224,7 @@ class Cached:
             try:
                 with self._rows() as rows:
                     return ask(rows)
-            except sqlite3.Error as error:
+            except _CACHE_ERRORS as error:
                 logger.info("the read cache is not used", extra={"error": str(error)})
                 if not _is_damage(error):
                     break
@@ -257,7 +258,7 @@ class Cached:
         if self._compared or self._file is None:
             return
         self._compared = True
-        with contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(*_CACHE_ERRORS):
             rows = self._file.open()
             if rows is not None:
                 with contextlib.closing(rows):
@@ -381,7 +382,7 @@ class CacheAlone:
                 with contextlib.closing(rows), rows.transaction("DEFERRED"):
                     return ask(rows)
             why = "there is none yet"
-        except sqlite3.Error as error:
+        except _CACHE_ERRORS as error:
             why = str(error)
         raise OfflineError(
             f"the registry at {self._root} cannot be asked offline, and no cache of it "
@@ -422,7 +423,7 @@ def _stamp(root: str) -> str:
     return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_ctime_ns}"
 
 
-def _is_damage(error: sqlite3.Error) -> bool:
+def _is_damage(error: Exception) -> bool:
     """Whether the file itself is wrong, not only busy, full or out of reach."""
     return not isinstance(error, sqlite3.OperationalError) or "no such" in str(error)
 

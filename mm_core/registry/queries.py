@@ -142,7 +142,7 @@ def usage(rows: Rows, query: Query) -> list[Usage]:
         f"SELECT model_id, {_KEPT} FROM ({sizes}) JOIN models USING (key) {_LARGEST_FIRST}",  # noqa: S608
         (*_HIDDEN, *values, limit),
     )
-    return [Usage(model_id, *map(int, numbers)) for model_id, *numbers in found]
+    return [Usage(str(model_id), *map(int, numbers)) for model_id, *numbers in found]
 
 
 # -- fields

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
+from mm_core.exceptions import IntegrityError
 from mm_core.names import fold
 from mm_core.registry.state import Record, Row, State
 from mm_core.schemas import ModelType, parse_rfc3339
@@ -32,7 +33,8 @@ CREATE TABLE meta (
     registry TEXT NOT NULL, seq INTEGER NOT NULL, head TEXT NOT NULL, checked REAL NOT NULL,
     stamp TEXT NOT NULL);
 CREATE TABLE models (
-    key TEXT PRIMARY KEY, model_id TEXT NOT NULL, aliases TEXT NOT NULL, extra TEXT NOT NULL);
+    key TEXT PRIMARY KEY, model_id TEXT NOT NULL, aliases TEXT NOT NULL, extra TEXT NOT NULL,
+    crc INTEGER NOT NULL);
 CREATE TABLE versions (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL, version TEXT NOT NULL,
     seq INTEGER NOT NULL, place INTEGER NOT NULL, type TEXT NOT NULL, status TEXT NOT NULL,
@@ -59,7 +61,7 @@ class Position(NamedTuple):
 class Rows:
     """The tables behind one connection. Not for several threads at once.
 
-    All methods raise `sqlite3.Error`.
+    All methods raise `sqlite3.Error`, and `UnicodeDecodeError` from a damaged file.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -87,7 +89,7 @@ class Rows:
             meta = (SCHEMA, root, registry, state.seq, state.head, checked, stamp)
             self._db.execute("INSERT INTO meta VALUES (1, ?, ?, ?, ?, ?, ?, ?)", meta)
             self._add((record, row) for record, row in state.rows())
-            self._db.executemany("INSERT INTO models VALUES (?, ?, ?, ?)", _models(state.models))
+            self._db.executemany("INSERT INTO models VALUES (?, ?, ?, ?, ?)", _models(state.models))
             self._db.execute(_INDEX)
 
     def close(self) -> None:
@@ -98,12 +100,10 @@ class Rows:
 
     def meta(self) -> dict[str, Any]:
         """What the rows are of: schema, root, registry, seq, head, checked, stamp."""
-        cursor = self._db.execute("SELECT * FROM meta")
-        names = [column[0] for column in cursor.description]
-        found = cursor.fetchone()
-        if found is None:
+        found = self._db.execute(f"SELECT {', '.join(_META)} FROM meta").fetchone()  # noqa: S608
+        if found is None or [*map(type, found)] != [*_META.values()]:
             raise DamagedRowsError("the rows do not say what they are of")
-        return dict(zip(names, found, strict=True))
+        return dict(zip(_META, found, strict=True))
 
     def position(self) -> Position:
         """Which commit's state the rows show."""
@@ -128,24 +128,25 @@ class Rows:
         """The state with no models but those of these folded ids."""
         models = {}
         for key in keys:
-            found = self._db.execute("SELECT * FROM models WHERE key = ?", (key,)).fetchone()
+            found = self._db.execute(f"{_MODELS} WHERE key = ?", (key,)).fetchone()
             if found is not None:
-                _, model_id, aliases, extra = found
+                model_id, aliases, extra = _checked(found)
                 ids = self._db.execute("SELECT id FROM versions WHERE key = ?", (key,)).fetchall()
                 rows = [self._body(id_)["row"] for (id_,) in ids]
                 value = {"versions": rows, "aliases": _loads(aliases)}
                 models[model_id] = {**_loads(extra), **value}
         position = self.position()
-        return State.from_json({**position._asdict(), "models": models, "operations": []})
+        try:
+            return State.from_json({**position._asdict(), "models": models, "operations": []})
+        except IntegrityError as error:
+            raise DamagedRowsError(str(error)) from error
 
     def aliases(self, model_id: str | None) -> dict[str, dict[str, str]]:
         """The aliases of one model or of all: model id -> alias -> version."""
-        found = self._db.execute(
-            "SELECT model_id, aliases FROM models WHERE aliases <> '{}' ORDER BY key"
-        )
+        found = map(_checked, self._db.execute(f"{_MODELS} WHERE aliases <> '{{}}' ORDER BY key"))
         return {
             id_: dict(sorted(_loads(aliases).items()))
-            for id_, aliases in found
+            for id_, aliases, _ in found
             if model_id in (None, id_)
         }
 
@@ -180,7 +181,7 @@ class Rows:
     def _change(self, key: str, old: Record | None, new: Record | None) -> None:
         self._db.execute("DELETE FROM models WHERE key = ?", (key,))
         if new is not None:
-            self._db.executemany("INSERT INTO models VALUES (?, ?, ?, ?)", _models({key: new}))
+            self._db.executemany("INSERT INTO models VALUES (?, ?, ?, ?, ?)", _models({key: new}))
         before, after = _shown(old), _shown(new)
         gone = [version for version, was in before.items() if not _same(was, after.get(version))]
         for version in gone:
@@ -205,7 +206,7 @@ class Rows:
                 last, names = record, _names(record)
             aliases = names.get(row["version"], [])
             body = json.dumps({"model_id": record.model_id, "aliases": aliases, "row": row})
-            bodies.append((id_, body, zlib.crc32(body.encode())))
+            bodies.append((id_, body, _crc(body)))
             columns.append((id_, *_columns(record, row, aliases)))
             if len(bodies) == _BATCH:
                 self._flush(bodies, columns)
@@ -219,27 +220,49 @@ class Rows:
 
     def _body(self, id_: int) -> dict[str, Any]:
         found = self._db.execute("SELECT body, crc FROM bodies WHERE id = ?", (id_,)).fetchone()
-        if found is None or zlib.crc32(found[0].encode()) != found[1]:
-            raise DamagedRowsError(f"row {id_} is lost or damaged")
-        return _loads(found[0])
+        if found is None:
+            raise DamagedRowsError(f"row {id_} is lost")
+        return _loads(*_checked(found))
+
+
+def _checked(found: tuple[Any, ...]) -> tuple[str, ...]:
+    """The texts of a row, without the checksum at its end, which must be theirs."""
+    *texts, crc = found
+    if not all(isinstance(text, str) for text in texts) or _crc(*texts) != crc:
+        raise DamagedRowsError("a row is damaged")
+    return tuple(texts)
+
+
+def _crc(*texts: str) -> int:
+    return zlib.crc32("\n".join(texts).encode())
 
 
 def _loads(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise DamagedRowsError(f"a row is damaged: {error}") from error
-    assert isinstance(value, dict)
+    value: dict[str, Any] = json.loads(text)
     return value
 
 
 _BATCH = 5_000
+_MODELS = "SELECT model_id, aliases, extra, crc FROM models"
+_META = {
+    "schema": int,
+    "root": str,
+    "registry": str,
+    "seq": int,
+    "head": str,
+    "checked": float,
+    "stamp": str,
+}
 
 
-def _models(models: Mapping[str, Record]) -> Iterator[tuple[str, str, str, str]]:
+def _models(models: Mapping[str, Record]) -> Iterator[tuple[str, str, str, str, int]]:
     for key, record in models.items():
-        aliases = json.dumps(dict(record.aliases.values()))
-        yield key, record.model_id, aliases, json.dumps(dict(record.extra))
+        texts = (
+            record.model_id,
+            json.dumps(dict(record.aliases.values())),
+            json.dumps(dict(record.extra)),
+        )
+        yield key, *texts, _crc(*texts)
 
 
 def _names(record: Record) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import sqlite3
 import threading
@@ -353,6 +354,22 @@ def test_a_damaged_or_foreign_cache_is_made_anew(writer, reader, folder, store, 
     assert len(sink.calls) == 1
     assert len(files(folder)) == 1
     assert not path.exists()
+
+
+def test_a_flipped_bit_makes_no_entry_up(writer, reader, folder):
+    """Anywhere in the file: no error, and every entry that is told is one that there is."""
+    registry = reader()
+    want = registry.query(ALL)
+    [path] = folder.glob("*.sqlite3")
+    good, choice = path.read_bytes(), random.Random(11)
+    for _ in range(60):
+        for old in folder.glob("*.sqlite3"):
+            old.unlink()
+        bad = bytearray(good)
+        bad[choice.randrange(len(bad))] ^= 1 << choice.randrange(8)
+        path.write_bytes(bad)
+        assert all(entry in want for entry in reader().query(ALL))
+        assert reader().aliases() in ({"org/model": {"prod": "3"}}, {})
 
 
 def test_another_head_is_found_out_by_the_next_commit(writer, reader, folder):
