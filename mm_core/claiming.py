@@ -34,7 +34,7 @@ def begin(
         name = f"{plan.model_id} {plan.version}"
         message = f"{name} is in the hands of another process; waiting"
         if entry.status is ModelStatus.SWEEPING:
-            message = f"{name} is being deleted by `mm gc`; waiting (if none is at work, run it)"
+            message = f"{name} is being deleted by `mm gc`; waiting"
         on_event(TransferEvent(kind="waiting", model_id=plan.model_id, message=message))
 
     return registry.begin(

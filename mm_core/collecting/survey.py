@@ -24,7 +24,7 @@ from mm_core.collecting.retention import Retention
 from mm_core.exceptions import ConfigError, IntegrityError, NotFoundError
 from mm_core.names import version_prefix
 from mm_core.registry import ModelRegistry
-from mm_core.registry.claims import is_silent
+from mm_core.registry.claims import SWEEP_TIMEOUT, is_silent
 from mm_core.registry.entries import read_manifest
 from mm_core.registry.layout import CLAIM_PREFIX, PROBE_PREFIX, claim_key, manifest_key
 from mm_core.registry.processes import is_dead
@@ -35,12 +35,6 @@ from mm_core.upkeep.unfinished import refuse_unfinished_repair
 
 GRACE = 86_400.0
 """Seconds that all waits before it goes, where ``retention.grace`` does not say."""
-
-SWEEP_TIMEOUT = 3_600.0
-"""Seconds after which another collector may go on with a sweep.
-
-Its own collector stops, or says again that it is at work, long before.
-"""
 
 _MANIFESTS = ".mm/manifests/"
 _ENDED = (ModelStatus.DELETED, ModelStatus.FAILED, ModelStatus.SWEEPING)

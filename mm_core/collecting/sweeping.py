@@ -22,7 +22,6 @@ from typing import Any
 from mm_core.collecting.folders import Registered
 from mm_core.collecting.patience import listed, patiently
 from mm_core.collecting.plan import Sweep
-from mm_core.collecting.survey import SWEEP_TIMEOUT
 from mm_core.equal_files import WORTH_A_HINT
 from mm_core.exceptions import (
     ConflictError,
@@ -33,7 +32,7 @@ from mm_core.exceptions import (
 )
 from mm_core.names import version_prefix
 from mm_core.registry import ModelRegistry
-from mm_core.registry.claims import steady_seconds
+from mm_core.registry.claims import SWEEP_TIMEOUT, steady_seconds
 from mm_core.registry.entries import read_manifest
 from mm_core.registry.layout import content_key
 from mm_core.registry.operations import operation

@@ -75,12 +75,10 @@ class Beginner:
             pause = min(pause * 1.5, _LONGEST_PAUSE)
 
     def _is_free(self, row: Row | None) -> bool:
-        if row is not None and row["status"] == ModelStatus.SWEEPING:
-            return False
-        if row is None or open_claim(row) is None:
+        if row is None or (open_claim(row) is None and not _is_swept(row)):
             return True
         try:
-            return self._watch.is_stale(row)
+            return self._watch.is_left(row) if _is_swept(row) else self._watch.is_stale(row)
         except TransientError:
             return False
 
@@ -91,7 +89,7 @@ class Beginner:
         claim = Claim(sink, uuid.uuid4().hex, *self._names, interval=self._timeout / 4)
         try:
             Deadline(self._timeout).persist(claim.start)
-            self._commit(self._operations(claim, held))
+            self._commit([*self._end_of_sweep(row), *self._operations(claim, held)])
         except CommitUnknownError:
             claim.close()
             raise
@@ -123,9 +121,25 @@ class Beginner:
         reason = "its heartbeat died"
         return [operation("abandon", model_id, version=version, claim=held, reason=reason), begin]
 
+    def _end_of_sweep(self, row: Row | None) -> list[Operation]:
+        """What takes a version out of the hands of a collector that is gone, as one would."""
+        if row is None or not _is_swept(row):
+            return []
+        model_id, version = self._names
+        ours = {"version": version, "sweeper": uuid.uuid4().hex}
+        over = row.get("sweeper")
+        return [
+            operation("sweep", model_id, **ours, over=over),
+            operation("swept", model_id, **ours),
+        ]
+
     def _taken(self, row: Row | None) -> ConflictError:
         status = row["status"] if row else "absent"
         return ConflictError(
             f"{'@'.join(self._names)} is {status} by another",
             hint="wait for it (leave out --no-wait), or try again later",
         )
+
+
+def _is_swept(row: Row) -> bool:
+    return bool(row["status"] == ModelStatus.SWEEPING)

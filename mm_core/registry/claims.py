@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from mm_core.exceptions import MMError
 from mm_core.names import version_prefix
-from mm_core.registry.layout import PROBE_PREFIX, claim_key
+from mm_core.registry.layout import PROBE_PREFIX, claim_key, log_key
 from mm_core.registry.processes import is_dead
 from mm_core.registry.state import Row, open_claim
 from mm_core.schemas import canonical_json
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 logger = logging.getLogger(__name__)
+
+SWEEP_TIMEOUT = 3_600.0
+"""Seconds after which another may take the place of who sweeps a version.
+
+Who sweeps stops, or says again that it is at work, long before.
+"""
 
 
 class Claim:
@@ -234,6 +240,23 @@ class Watch:
             return now - self._missing_since.setdefault(claim, now) > timeout
         self._missing_since.pop(claim, None)
         return age > timedelta(seconds=timeout)
+
+    def is_left(self, row: Row) -> bool:
+        """Whether the one who sweeps the row's version has gone: see docs/storage-format.md."""
+        sweeper = row.get("sweeper")
+        if sweeper is None:
+            return False
+        if row.get("free") or is_dead(row.get("owner")):
+            return True
+        now = time.monotonic()
+        if now < self._next_look.get(sweeper, 0):
+            return False
+        self._next_look[sweeper] = now + self._timeout / 8
+        commit = self._sink.stat(log_key(row["ended"][0]))
+        told = store_time(self._sink)
+        if commit is None or told is None:
+            return False
+        return told - commit.modified > timedelta(seconds=SWEEP_TIMEOUT)
 
     def _age(self, claim: str) -> timedelta | None:
         beat = self._sink.stat(claim_key(claim))

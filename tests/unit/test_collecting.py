@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 
@@ -13,6 +14,7 @@ import pytest
 
 from mm_core import (
     ConfigError,
+    ConflictError,
     ModelEntry,
     ModelManager,
     ModelStatus,
@@ -324,6 +326,28 @@ def test_who_dies_elsewhere_is_gone_on_with_after_an_hour(manager, push, sink, m
         manager.registry().commit([operation("swept", "m", version="1", sweeper=row["sweeper"])])
 
 
+@pytest.mark.parametrize("how", ["its process has ended", "an hour has passed"])
+def test_a_pull_waits_for_no_dead_collector(manager, push, sink, monkeypatch, how):
+    """It takes the version over as another collector would, and whoever comes back is refused."""
+    push("1")
+    manager.remove("m@1")
+    sink.pass_time(2 * DAY)
+    swept_half(sink, manager.registry(), monkeypatch)
+    sweeper = manager.registry().state().row("m", "1")["sweeper"]
+    with pytest.raises(ConflictError, match="SWEEPING"):
+        manager.registry().begin("m", "1", wait=False)
+    if how == "an hour has passed":
+        sink.pass_time(HOUR + 60)
+    else:
+        monkeypatch.setattr(processes, "_started", lambda _: None)
+    push("1")
+    with pytest.raises(ConflictError):
+        swept = operation("swept", "m", version="1", sweeper=sweeper)
+        manager.registry().commit([swept])
+    assert manager.verify("m@1").checked == 2
+    assert manager.verify().ok
+
+
 def test_a_collector_that_slept_learns_that_it_is_not_wanted_any_more(
     manager, push, sink, monkeypatch
 ):
@@ -350,6 +374,22 @@ def test_a_collector_that_slept_learns_that_it_is_not_wanted_any_more(
     assert manager.gc(plan).done.versions == ()
     assert slept
     assert manager.verify("m@1").checked == 2
+    assert manager.verify().ok
+
+
+def test_four_collectors_with_one_plan(manager, push, sink):
+    """Each version is swept by exactly one of them, and none of them fails."""
+    for version in "123456789":
+        push(version)
+    for version in "12345678":
+        manager.remove(f"m@{version}")
+    sink.pass_time(2 * DAY)
+    plan = manager.plan_gc()
+    with ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(lambda _: collect(ModelRegistry(sink), plan), range(4)))
+    swept = sorted(version.name for run in runs for version in run.done.versions)
+    assert swept == [f"m@{version}" for version in "12345678"]
+    assert [entry.version for entry in manager.list_models(include_deleted=True)] == ["9"]
     assert manager.verify().ok
 
 
@@ -703,6 +743,20 @@ def test_what_is_printed(manager, push, sink, capfd):
     assert capfd.readouterr().out.splitlines()[0] == "models/m/1/config.json"
     assert main(words) == 0
     assert capfd.readouterr().out == "nothing to do\n"
+
+
+def test_long_work_says_how_far_it_is(manager, push, sink, capfd, monkeypatch):
+    """On stderr, every few seconds; not where progress is not wanted."""
+    from mm_core.cli import collect as command
+
+    monkeypatch.setattr(command, "EVERY", 0.0)
+    for version, words in (("1", []), ("2", ["--no-progress"]), ("3", ["--json"])):
+        push(version)
+        manager.remove(f"m@{version}")
+        sink.pass_time(2 * DAY)
+        assert main(["gc", "--backend", "memory://x", *words]) == 0
+        said = capfd.readouterr().err
+        assert said == ("" if words else "swept 1 of 1 versions\n")
 
 
 def test_parts_on_a_local_disk(tmp_path, capfd):
