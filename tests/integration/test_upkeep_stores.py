@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -20,10 +21,11 @@ from mm_core.testing.registry import claimed, manifest_for
 from mm_core.upkeep.backup import backup, restore
 from mm_core.upkeep.check import check
 from mm_core.upkeep.repair import repair
+from mm_plugins.sinks.memory import MemorySink
 
 pytestmark = pytest.mark.integration
 
-KILLS = int(os.environ.get("MM_KILLS", "2"))
+KILLS = int(os.environ.get("MM_KILLS", "1"))
 
 NAMES = {f"org/m{number}" for number in range(17)}
 
@@ -37,15 +39,23 @@ def root(request) -> str:
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture
-def sink(root):
-    """A registry of 34 commits, with a checkpoint at 32."""
-    sink = opened(root)
+@pytest.fixture(scope="module")
+def whole() -> dict[str, bytes]:
+    """The objects of a registry of 34 commits, with a checkpoint at 32."""
+    sink = MemorySink(MemorySink.Config(root="memory://upkeep-stores"))
     registry = ModelRegistry(sink)
     for name in sorted(NAMES):
         claim = claimed(registry, name, "1")
         sink.write(f"{claim.prefix}model.bin", [b"hello"], size=5)
         registry.add(claim, manifest_for(claim), aliases=["prod"])
+    return {found.key: b"".join(sink.read(found.key)) for found in sink.list("")}
+
+
+@pytest.fixture
+def sink(root, whole):
+    sink = opened(root)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda item: sink.put(*item), whole.items()))
     yield sink
     sink.close()
 

@@ -469,7 +469,7 @@ def test_a_stand_in_condemns_nothing(sink):
 
 def test_repair_at_faults_in_the_store(whole):
     """Cut requests and lost answers do no harm."""
-    for seed in range(6):
+    for seed in range(3):
         sink = store(f"faults-{seed}", whole)
         hurt(sink, log_key(66), "cut")
         hurt(sink, log_key(top_of(sink)), "empty")
@@ -522,7 +522,7 @@ def test_repair_while_others_commit(sink):
 
 def test_two_repairs_at_once(whole):
     """They write the same, and neither harms what the other has mended."""
-    for seed in range(8):
+    for seed in range(4):
         sink = store(f"two-{seed}", whole)
         for key in (log_key(20), log_key(67), log_key(top_of(sink)), checkpoints(sink)[0]):
             hurt(sink, key, ["flip", "cut", "empty"][seed % 3], seed=seed)
@@ -557,7 +557,7 @@ damages = st.lists(
 
 
 @settings(
-    max_examples=int(os.environ.get("MM_DAMAGES", "20")),
+    max_examples=int(os.environ.get("MM_DAMAGES", "12")),
     deadline=None,
     derandomize=True,
     report_multiple_bugs=False,
