@@ -180,6 +180,15 @@ def gc_storm(session: nox.Session) -> None:
 
 
 @nox.session
+def damage(session: nox.Session) -> None:
+    """500 random damages of a registry, each repaired, and repairs that are killed on S3 and disk."""
+    session.install("-e", ".[dev]")
+    env = {"MM_DAMAGES": os.environ.get("MM_DAMAGES", "500"), "MM_KILLS": "20"}
+    names = ("unit/test_upkeep", "integration/test_upkeep_stores")
+    session.run("pytest", *(f"tests/{n}.py" for n in names), *session.posargs, env=env)
+
+
+@nox.session
 def coinstall(session: nox.Session) -> None:
     """Resolve beside the packages that a training or serving image holds, without installing."""
     neighbours = session.posargs or ["transformers", "datasets", "mlflow-skinny", "kedro", "vllm"]
