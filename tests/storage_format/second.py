@@ -1,4 +1,4 @@
-"""A second implementation of the storage format, written from docs/storage-format.md alone.
+"""A second implementation of the storage format, which knows nothing but docs/storage-format.md.
 
 It imports nothing of Model Manager, and nothing that does not come with Python but for
 `cryptography` where signatures are looked at. It is here to prove that the document is complete:
@@ -69,6 +69,17 @@ def check_of(raw: bytes) -> bool | None:
     """Whether the `check` in the bytes of a commit is right; None if there is none."""
     found = re.match(rb'\{"check":"([^"]*)",', raw)
     return found and found[1].decode() == sha256(b"{" + raw[found.end() :])[:16]
+
+
+def parse(raw: bytes | None, *fields: str) -> Json:
+    """The document in some bytes. Raises Damaged if it is none, or has not these fields."""
+    try:
+        found = json.loads(raw or b"")
+        if all(found[field] is not None for field in fields):
+            return found
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise Damaged(f"{raw!r:.80}")
 
 
 def without(value: Json, *fields: str) -> Json:
@@ -197,7 +208,7 @@ class State:
 
     def follow(self, raw: bytes) -> None:
         """Take in the next commit. Raises Damaged and TooNew; then nothing is changed."""
-        commit = json.loads(raw)
+        commit = parse(raw, "seq", "prev", "operations")
         if (commit["seq"], commit["prev"]) != (self.seq + 1, self.head) or check_of(raw) is False:
             raise Damaged(f"commit {self.seq + 1} does not follow the one before")
         if unknown := {op["op"] for op in commit["operations"]} - CHECKS.keys():
@@ -397,7 +408,7 @@ def is_signed(signature: Any, signed: bytes, trusted: set[str]) -> bool:
 
 
 def is_commit_signed(raw: bytes, trusted: set[str]) -> bool:
-    commit = json.loads(raw)
+    commit = parse(raw)
     signed = canonical(without(commit, "signature", "check"))
     return is_signed(commit.get("signature"), signed, trusted)
 
@@ -474,23 +485,19 @@ class Reader:
 
     def refresh(self) -> State:
         """The newest state. Raises Damaged and TooNew."""
-        found = json.loads(self.store.read(".mm/format.json") or b'{"version":1}')
-        if found["version"] > 1:
+        found = self.store.read(".mm/format.json")
+        if found is not None and self._version_of(found) > 1:
             raise TooNew("format.json")
         if self.state.seq == 0:
-            self.state = self._from_hint() or State()
-        while self._read_next():
+            self.state = self._first()
+        while self._read_next(self.state):
             pass
-        if self.state.seq == 0 or (self.state.seq > EVERY and not self.hint()):
-            self.state = max(self.state, self._from_listing(), key=lambda state: state.seq)
-            while self._read_next():
-                pass
         return self.state
 
     def hint(self) -> Json | None:
         try:
-            return json.loads(self.store.read(".mm/hint.json") or b"null")
-        except ValueError:
+            return parse(self.store.read(".mm/hint.json"), "seq", "key", "sha256", "size", "head")
+        except Damaged:
             return None
 
     def manifest(self, row: Json) -> Json:
@@ -511,9 +518,25 @@ class Reader:
                     pile += [op["version"]] * (pile[-1:] != [op["version"]])
         return pile
 
-    def _read_next(self) -> bool:
+    def _version_of(self, raw: bytes) -> int:
+        found = parse(raw, "format", "version", "id")
+        if found["format"] != "model-manager":
+            raise Damaged("format.json is of another program")
+        return found["version"]
+
+    def _first(self) -> State:
+        """What checkpoint and pack lead to, or else the first commits."""
+        if self.store.read(".mm/hint.json") is None:
+            state = State()
+            while state.seq < EVERY and self._read_next(state):
+                pass
+            if state.seq < EVERY:
+                return state
+        return self._from_hint() or self._from_listing()
+
+    def _read_next(self, state: State) -> bool:
         """Take in the next commit; False at the end of the log."""
-        seq = self.state.seq + 1
+        seq = state.seq + 1
         raw = self._read_commit(seq)
         if raw is None:
             if not any(self.store.read(log_key(seq + more)) for more in range(1, GAP + 1)):
@@ -521,7 +544,7 @@ class Reader:
             raw = self._read_commit(seq)  # others may have made both in between
             if raw is None:
                 raise Damaged(f"commit {seq} is lost")
-        self._take(self.state, raw)
+        self._take(state, raw)
         return True
 
     def _read_commit(self, seq: int) -> bytes | None:
@@ -539,13 +562,11 @@ class Reader:
 
     def _from_hint(self) -> State | None:
         hint, before = self.hint(), None
-        if hint is None:
-            return None
         while hint and hint != before:
             if state := self._load(hint["key"], hint["sha256"], hint.get("tail")):
                 return self._checked(state)
-            hint, before = self.hint(), hint
-        return self._from_listing()
+            hint, before = self.hint(), hint  # a writer may have replaced what it named
+        return None
 
     def _from_listing(self) -> State:
         packs = sorted(self.store.list(".mm/tail"), reverse=True)

@@ -6,6 +6,7 @@ They are made by tests/fixtures/storage-format/make_golden.py, once for each rel
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -138,3 +139,31 @@ def test_it_goes_on(copied, tmp_path):
     assert writer.state.resolve("org/new@1")["manifest"] == entry.manifest
     assert registry.state().seq == seq + 5
     assert main(["registry", "check", "--deep", "--backend", str(copied)]) == 0
+
+
+def damage(folder, chance):
+    """Do harm to some of the registry's objects: lose, flip, cut, or exchange them."""
+    log = sorted((folder / ".mm/log").iterdir())
+    others = sorted(
+        path for path in (folder / ".mm").rglob("*") if path.is_file() and path not in log
+    )
+    for path in {
+        chance.choice(chance.choice([log, others])) for _ in range(chance.choice([1, 1, 2, 3]))
+    }:
+        data, how = bytearray(path.read_bytes()), chance.choice(["lose", "flip", "cut", "exchange"])
+        path.unlink()
+        if how == "flip":
+            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        elif how == "cut":
+            del data[chance.randrange(len(data)) :]
+        elif how == "exchange":
+            data[:] = chance.choice([path for path in log if path.exists()]).read_bytes()
+        if how != "lose":
+            path.write_bytes(data)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_damaged(seed, copied):
+    """Whatever is lost or damaged of it, both programs come to the same state, or find damage."""
+    damage(copied, random.Random(seed))
+    assert Ours().open(copied) == Second().open(copied)
