@@ -181,7 +181,7 @@ def gc_storm(session: nox.Session) -> None:
 
 @nox.session
 def damage(session: nox.Session) -> None:
-    """500 random damages of a registry, each repaired, and repairs that are killed on S3 and disk."""
+    """500 random damages of a registry, each repaired, and repairs that are killed."""
     session.install("-e", ".[dev]")
     env = {"MM_DAMAGES": os.environ.get("MM_DAMAGES", "500"), "MM_KILLS": "20"}
     names = ("unit/test_upkeep", "integration/test_upkeep_stores")

@@ -31,7 +31,7 @@ from mm_core.schemas import canonical_json, rfc3339, sha256_hex
 from mm_core.sink import Sink
 from mm_core.upkeep.copies import BACKUP_FORMAT, BACKUP_VERSION, CONTENTS, Copies, refuse_another
 from mm_core.upkeep.files import written_at_once
-from mm_core.upkeep.repair import write_checkpoint
+from mm_core.upkeep.saving import write_checkpoint
 from mm_core.upkeep.store import MANIFEST_PREFIX, Store, in_windows
 from mm_core.upkeep.survey import Survey, survey
 from mm_core.upkeep.walk import walk
@@ -170,6 +170,8 @@ def _write(store: Store, found: Survey, state: State, path: Path) -> None:
     named = {row.get("manifest") for _, row in state.rows() if is_available(row)}
     with zipfile.ZipFile(path, "x", zipfile.ZIP_DEFLATED) as archive:
         for key, data in in_windows(store.read, keys):
+            if data is None and key.startswith(CHECKPOINT_PREFIX):  # deleted by a writer at work
+                continue
             if not _is_right(key, data):
                 if key.startswith(MANIFEST_PREFIX) and key[-69:-5] not in named:
                     continue

@@ -17,8 +17,6 @@ from typing import Any
 
 from mm_core.exceptions import StorageError, TransientError
 from mm_core.names import version_prefix
-from mm_core.registry.checkpoint import checkpoint_key, encode
-from mm_core.registry.hint import Hint, Part, write_hint
 from mm_core.registry.layout import (
     FORMAT,
     FORMAT_KEY,
@@ -33,10 +31,12 @@ from mm_core.registry.signing import Trust
 from mm_core.registry.state import GENESIS, Record, Row, State, is_available
 from mm_core.schemas import canonical_json, sha256_hex
 from mm_core.sink import Sink
+from mm_core.upkeep.backup import verify_backup
 from mm_core.upkeep.believing import refuse_to_vouch
 from mm_core.upkeep.commits import BROKEN, WRITER, Link, link_of, number_of, stand_in
 from mm_core.upkeep.copies import Copies, refuse_another
 from mm_core.upkeep.rebuild import LostVersion, Refused, add_again, lost_versions, manifest_anew
+from mm_core.upkeep.saving import write_checkpoint
 from mm_core.upkeep.store import QUARANTINE_PREFIX, Store, in_windows, quarantine_key
 from mm_core.upkeep.survey import NO_FORMAT, Survey, commits_in_pack, survey
 from mm_core.upkeep.unfinished import end_repair, note_repair
@@ -125,8 +125,8 @@ def repair(
 
     Raises `StorageError` for a registry of a newer format or with operations that this
     release does not know, `ConfigError` where `trust` would not believe what it signs,
-    `ConflictError` for a backup of another registry, and
-    `TransientError` if others are always quicker.
+    `IntegrityError` for a damaged backup and `ConflictError` for that of another
+    registry, and `TransientError` if others are always quicker.
     """
     store, trust = Store(sink, timeout=timeout), trust or Trust()
     trust.refuse_to_write_unsigned()
@@ -134,6 +134,7 @@ def repair(
     refused: list[Refused] = []
     left: dict[str, Left] = {}
     if copies is not None:
+        verify_backup(copies)
         refuse_another(store, copies)
     for _ in range(_ROUNDS):
         found = survey(store, trust)
@@ -190,6 +191,7 @@ class _Steps:
                 self.done.append(step)
         for step in self._plan.steps:
             if step.action == "checkpoint":
+                self._store.set_aside(HINT_KEY)
                 write_checkpoint(self._store, self._plan.state, self._trust)
                 self.done.append(step)
         for step in self._plan.steps:
@@ -226,16 +228,6 @@ class _Steps:
         for step in self._plan.steps:
             if step.action == "add_again" and step.key in names:
                 self.done.append(step)
-
-
-def write_checkpoint(store: Store, state: State, trust: Trust | None = None) -> None:
-    """Write a checkpoint and then the hint. Older ones stay, unlike where a writer does it."""
-    data = encode(state, trust)
-    key = checkpoint_key(state.seq, data)
-    store.put(key, data)
-    part = Part(seq=state.seq, key=key, sha256=sha256_hex(data), size=len(data))
-    hint = Hint(checkpoint=part, head=state.head)
-    store.persist(lambda: write_hint(store.sink, hint))
 
 
 def _left(refused: Refused) -> Left:

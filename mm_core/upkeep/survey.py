@@ -159,12 +159,16 @@ def survey(store: Store, trust: Trust | None = None) -> Survey:
     )
 
 
+class DeletedError(TransientError):
+    """A writer at work has deleted what was just found: look again."""
+
+
 def read_checkpoint(store: Store, key: str) -> State:
-    """The state in a checkpoint that was right. `TransientError` where it has gone since."""
+    """The state in a checkpoint that was right. `DeletedError` where it has gone since."""
     data = store.read(key)
     state = _checkpoint(key, data) if data is not None else None
     if state is None:
-        raise TransientError(
+        raise DeletedError(
             f"the checkpoint {key} at {store.sink.root} was deleted meanwhile", hint="try again"
         )
     return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -12,7 +13,7 @@ from mm_core.registry.operations import replay
 from mm_core.registry.state import Record, State
 from mm_core.upkeep.commits import Link, link_of
 from mm_core.upkeep.store import WINDOW, Store, in_windows
-from mm_core.upkeep.survey import Survey, read_checkpoint
+from mm_core.upkeep.survey import DeletedError, Survey, read_checkpoint
 
 
 @dataclass(slots=True)
@@ -63,8 +64,9 @@ class _Walker:
             self._step(self._seq + 1)
             for key in self._kept.get(self._seq, ()):
                 self._flush()
-                if not same_state(self._way.state, read_checkpoint(self._store, key)):
-                    self._way.wrong.append(key)
+                with contextlib.suppress(DeletedError):  # a writer at work deleted an old one
+                    if not same_state(self._way.state, read_checkpoint(self._store, key)):
+                        self._way.wrong.append(key)
         self._flush()
         self._way.state = _plausible(self._way.state)
         return self._way
