@@ -26,7 +26,17 @@ from mm_core.sink import Sink, read_bytes
 
 
 def entry_of(sink: Sink, record: Record, row: Row) -> ModelEntry:
-    """The entry of one row."""
+    """The entry of one row. `IntegrityError` for one that does not keep to the format."""
+    try:
+        return _entry_of(sink, record, row)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(
+            f"{record.model_id}@{row['version']} is not as the registry's format has it: {error}",
+            hint=f"see `mm history {record.model_id}` for who wrote it, and with what",
+        ) from error
+
+
+def _entry_of(sink: Sink, record: Record, row: Row) -> ModelEntry:
     date = row.get("date")
     return ModelEntry(
         model_id=record.model_id,

@@ -313,10 +313,13 @@ def _columns(record: Record, row: Row, aliases: list[str]) -> tuple[Any, ...]:
 
 
 def microseconds(date: Any) -> int:
-    """The time in a row, or any `datetime`, since 1970; 0 for none."""
+    """The time in a row, or any `datetime`, since 1970; 0 for none, and for text that is none."""
     if not date:
         return 0
-    moment = parse_rfc3339(date) if isinstance(date, str) else date
+    try:
+        moment = parse_rfc3339(date) if isinstance(date, str) else date
+    except ValueError:  # whoever asks for the entry is told
+        return 0
     since = (moment if moment.tzinfo else moment.astimezone()) - _EPOCH
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 

@@ -151,3 +151,26 @@ def test_signed(tmp_path):
         assert program.open(root, {another}) == ("damage", None)
     second.Writer(root).pull("org/unsigned", "1", {})
     assert {program.open(root, {key})[0] for program in (Ours(), Second())} == {"damage"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"version": "a b"},
+        {"status": "RETIRED"},
+        {"date": "yesterday"},
+        {"size_bytes": "7"},
+        {"metadata": None},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_program_that_breaks_the_format(wrong, tmp_path, capfd):
+    """What no program that keeps to the format writes is named, with where to look, and is no fault in mm."""
+    row = {"version": "1", "status": "AVAILABLE", "path": "/x", "path_is": "path", **wrong}
+    writer = second.Writer(tmp_path)
+    writer.commit({"op": "register", "model_id": "org/odd", **row})
+    assert main(["list", "--backend", str(tmp_path)]) == 6
+    error = capfd.readouterr().err
+    assert f"org/odd@{row['version']} is not as the registry's format" in error
+    assert "mm history org/odd" in error
+    assert main(["history", "org/odd", "--backend", str(tmp_path)]) == 0
