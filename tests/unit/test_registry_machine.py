@@ -494,6 +494,7 @@ def shape(operation):
     return {name: operation[name] for name in names if name in operation}
 
 
+@pytest.mark.timeout(60 + 3 * EXAMPLES)
 def test_whatever_three_clients_do_the_registry_keeps_its_rules():
     """200 examples of 50 steps: after each the store says what the plain rules say."""
     run_state_machine_as_test(
