@@ -136,6 +136,37 @@ def test_what_others_committed_is_seen(writer, reader, store):
     assert all(call.startswith("read .mm/log/") for call in sink.calls)
 
 
+def test_an_alias_that_moved_is_seen_in_the_entries(writer, reader):
+    """A commit that changes no version changes what the entries say of themselves."""
+    names(reader())
+    writer.set_alias("org/model", "prod", "1")
+    writer.set_alias("org/model", "old", "2")
+    writer.remove_alias("org/model", "old")
+    later = reader()
+    assert later.query(ALL) == writer.list_models()
+    assert [entry.version for entry in later.query(Query.parse("alias=prod"))] == ["1"]
+    assert not loaded(later)
+
+
+def test_it_is_never_brought_back(writer, reader, monkeypatch):
+    """Who is slower than another process starts from where that one has brought it."""
+    names(reader())
+    slow, after = reader(), cache.Cached._after
+
+    def overtaken(self, at):
+        commits = after(self, at)
+        if self is slow._readings.cached and commits:
+            monkeypatch.setattr(cache.Cached, "_after", after)
+            fill(writer, "b", "1")
+            assert len(names(reader())) == 5
+        return commits
+
+    fill(writer, "a", "1")
+    monkeypatch.setattr(cache.Cached, "_after", overtaken)
+    assert len(names(slow)) == 5
+    assert reader().reading(offline=True).freshness.commit == writer.state().seq
+
+
 def test_far_behind_it_is_made_anew(writer, reader, folder, monkeypatch):
     """Beyond some commits the checkpoint is the shorter way."""
     names(reader())

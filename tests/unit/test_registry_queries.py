@@ -42,8 +42,8 @@ def memory_sink(name: str) -> MemorySink:
 
 # -- against a plain predicate
 
-IDS = st.sampled_from(["a", "org/model", "Org/Other", "x/y/z", "straße/ä"])
-VERSIONS = st.sampled_from(["1", "2", "v3", "V3-b"])
+IDS = st.sampled_from(["a", "Org/Model", "straße/ä"])
+VERSIONS = st.sampled_from(["1", "V3"])
 ALIASES = st.sampled_from(["prod", "Latest", "prod-eu"])
 SOURCES = st.sampled_from([None, "hf://meta/Llama", "hf://org/x", "https://e.org/a,b"])
 LICENCES = st.sampled_from([None, "mit", "Apache-2.0"])
