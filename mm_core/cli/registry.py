@@ -17,7 +17,7 @@ from mm_core.exceptions import IntegrityError, PartialError
 if TYPE_CHECKING:
     from mm_core.upkeep.findings import CheckReport, Finding
     from mm_core.upkeep.migrate import Migrated
-    from mm_core.upkeep.repair import Repaired
+    from mm_core.upkeep.steps import Repaired
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _TOLD = 20

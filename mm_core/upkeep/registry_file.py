@@ -9,7 +9,8 @@ from pathlib import Path
 from mm_core.exceptions import IntegrityError, NotFoundError
 from mm_core.registry import ModelRegistry
 from mm_core.upkeep.backup import backup
-from mm_core.upkeep.repair import Repaired, repair
+from mm_core.upkeep.repair import repair
+from mm_core.upkeep.steps import Repaired
 
 
 def backup_and_repair_registry(registry: ModelRegistry) -> Repaired:

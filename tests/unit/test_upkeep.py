@@ -205,7 +205,11 @@ def test_a_models_file_may_be_damaged(sink, how):
     hurt(sink, "models/org/m1/1/model.bin", how, seed=4)
     found = check(sink, deep=True).problems
     assert [(f.code, f.model_id, f.version) for f in found] == [
-        ({"flip": "object_hash", "cut": "object_size", "delete": "object_missing"}[how], "org/m1", "1")
+        (
+            {"flip": "object_hash", "cut": "object_size", "delete": "object_missing"}[how],
+            "org/m1",
+            "1",
+        )
     ]
     assert (codes(sink) == set()) == (how == "flip"), "only --deep sees wrong bytes of right size"
     assert repair(sink).steps == ()
@@ -315,7 +319,9 @@ def test_history_goes_on_over_a_gap(sink, seqs):
     repair(sink)
     records = ModelRegistry(sink).history()
     assert [record.seq for record in records] == list(range(1, top_of(sink) + 1))
-    assert [r.seq for r in records if "stands_in" in r.extra and not r.extra["stands_in"]["fence"]] == list(seqs)
+    assert [
+        r.seq for r in records if "stands_in" in r.extra and not r.extra["stands_in"]["fence"]
+    ] == list(seqs)
     sink.put(log_key(10), b"".join(sink.read(log_key(11))))
     with pytest.raises(IntegrityError, match="commit 10"):
         ModelRegistry(sink).history()
@@ -587,5 +593,7 @@ def test_any_damage_is_mended(whole, damage):
     kept = set(objects_of(sink).values())
     lost = {k for k, d in damaged.items() if d not in kept and k != ".mm/hint.json"}
     assert lost == set()
-    assert {k: d for k, d in before.items() if k.startswith("models/")}.items() <= objects_of(sink).items()
+    assert {k: d for k, d in before.items() if k.startswith("models/")}.items() <= objects_of(
+        sink
+    ).items()
     assert_mended(sink, names=names)

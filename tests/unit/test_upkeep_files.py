@@ -107,7 +107,12 @@ def test_a_restore_creates_what_is_missing_and_nothing_else(sink, tmp_path):
     """Into the registry that it was made of: lost objects are there again, others stay."""
     backup(sink, tmp_path / "b")
     before = objects_of(sink)
-    lost = [log_key(5), log_key(6), ".mm/format.json", next(iter(objects_of(sink, ".mm/manifests/")))]
+    lost = [
+        log_key(5),
+        log_key(6),
+        ".mm/format.json",
+        next(iter(objects_of(sink, ".mm/manifests/"))),
+    ]
     sink.delete(lost)
     assert restore(sink, tmp_path / "b").created == len(lost)
     after = objects_of(sink)
@@ -249,7 +254,11 @@ def test_a_damaged_backup_restores_nothing(sink, other, tmp_path, what):
             return data + b" "
         if what == "lost" and key == log_key(3):
             return None
-        return data.replace(b'"seq":', b'"sec":') if (what, key) == ("contents", "backup.json") else data
+        return (
+            data.replace(b'"seq":', b'"sec":')
+            if (what, key) == ("contents", "backup.json")
+            else data
+        )
 
     backup(sink, tmp_path / "b")
     rewrite(tmp_path / "b", change)
@@ -302,7 +311,7 @@ def test_no_cell_is_a_formula():
     entry = ModelEntry(model_id="m", version="1", path="s3://b/m", source='=cmd|"/c calc"!A1')
     assert "\r\n" in "".join(rows_of([entry], "csv"))
     [row] = csv.DictReader(io.StringIO("".join(rows_of([entry], "csv")), newline=""))
-    assert row["source"] == "'=cmd|\"/c calc\"!A1"
+    assert row["source"] == '\'=cmd|"/c calc"!A1'
 
 
 # -- a registry that is one JSON file ---------------------------------------------------------
@@ -370,7 +379,10 @@ def test_the_forms_of_the_file(other, tmp_path, form):
 
 def test_our_own_view_can_be_migrated(sink, other, tmp_path):
     """What this registry writes for people is such a file."""
-    view = {"format": "model-manager-view", "models": [e.to_json() for e in ModelRegistry(sink).list_models()]}
+    view = {
+        "format": "model-manager-view",
+        "models": [e.to_json() for e in ModelRegistry(sink).list_models()],
+    }
     migrate(other, written(tmp_path, view))
     assert ModelRegistry(other).resolve("org/m1:prod").version == "1"
 
@@ -444,7 +456,9 @@ def registry(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, "", '{"format": "model-ma', "garbage"])
-@pytest.mark.parametrize("look_after", [guides_backup_and_repair_registry, backup_and_repair_registry])
+@pytest.mark.parametrize(
+    "look_after", [guides_backup_and_repair_registry, backup_and_repair_registry]
+)
 def test_the_sample_of_the_guide_works(registry, look_after, content):
     """A registry file that is whole, empty, cut short or garbage is backed up and whole again."""
     file = registry.registry_file
