@@ -89,7 +89,10 @@ def probe_exclusive_create(sink: Sink, *, timeout: float = 30.0) -> None:
 def _probe(sink: Sink) -> None:
     key = f"{PROBE_PREFIX}{uuid.uuid4().hex}"
     try:
-        if not _was_refused(sink, key) or read_bytes(sink, key) != b"first":
+        refused, stored = _was_refused(sink, key), read_bytes(sink, key)
+        if stored not in (b"first", b"second"):
+            raise TransientError(f"{key} at {sink.root} came back with other bytes than were sent")
+        if not refused or stored == b"second":
             raise StorageError(
                 f"the store at {sink.root} has no exclusive create: a second create of the same "
                 "key was not refused, so commits of two writers would overwrite each other",

@@ -88,6 +88,13 @@ def test_a_commit_without_a_checksum_is_read(sink):
     assert len(ModelRegistry(sink).history()) == 3
 
 
+def test_a_store_is_not_refused_for_a_probe_that_came_back_damaged(sink):
+    """Whether there is an exclusive create is found out anew where what was read is neither try."""
+    damaged = Flipping(sink, ".mm/probe/", times=1, place=b"")
+    assert ModelRegistry(damaged).add_model(registered("org/model", "1"))
+    assert damaged.times == 0
+
+
 def test_a_manifest_that_is_read_back_damaged_is_not_somebody_elses(sink):
     """A manifest that is there already, and whose bytes come back damaged, is read again."""
     fill(ModelRegistry(sink), "org/model", "1")
