@@ -325,7 +325,7 @@ class Cached:
             return patience().persist(lambda: read_if_exists(sink, key))
 
         format_, data = at_once(read, [FORMAT_KEY, log_key(meta["seq"])])
-        found = parse_format(sink, format_)
+        found = parse_format(sink, format_, lambda: read(FORMAT_KEY))
         if found is None or str(found["id"]) != meta["registry"]:
             raise _UnfitError("the store holds another registry")
         if data is None or sha256_hex(data) != meta["head"]:

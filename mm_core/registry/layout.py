@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from mm_core.exceptions import (
@@ -116,11 +117,27 @@ def read_format(sink: Sink, deadline: Deadline) -> dict[str, Any] | None:
 
     `StorageError` if it is of a newer version, `IntegrityError` if it is not ours.
     """
-    return parse_format(sink, deadline.persist(lambda: read_if_exists(sink, FORMAT_KEY)))
+
+    def read() -> bytes | None:
+        return deadline.persist(lambda: read_if_exists(sink, FORMAT_KEY))
+
+    return parse_format(sink, read(), read)
 
 
-def parse_format(sink: Sink, data: bytes | None) -> dict[str, Any] | None:
-    """As `read_format`, of bytes that were read already; None of None."""
+def parse_format(
+    sink: Sink, data: bytes | None, again: Callable[[], bytes | None]
+) -> dict[str, Any] | None:
+    """As `read_format`, of bytes that were read already; None of None.
+
+    Before they are refused they are read `again`: they may have been damaged on their way.
+    """
+    try:
+        return _parsed_format(sink, data)
+    except (IntegrityError, StorageError):
+        return _parsed_format(sink, again())
+
+
+def _parsed_format(sink: Sink, data: bytes | None) -> dict[str, Any] | None:
     if data is None:
         return None
     try:

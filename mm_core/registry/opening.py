@@ -87,7 +87,7 @@ def open_registry(
         return patience().persist(lambda: read_if_exists(sink, key))
 
     format_, data = at_once(read, [FORMAT_KEY, HINT_KEY])
-    found = parse_format(sink, format_)
+    found = parse_format(sink, format_, lambda: read(FORMAT_KEY))
     seen = recall(str(found["id"])) if found else None
     opening = _Opening(sink, recent, patience, seen, trust)
     state, sound = opening.newest(data, lambda: read(HINT_KEY))

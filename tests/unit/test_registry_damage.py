@@ -95,6 +95,15 @@ def test_a_store_is_not_refused_for_a_probe_that_came_back_damaged(sink):
     assert damaged.times == 0
 
 
+@pytest.mark.parametrize("place", [b"", b'"format":"', b'"version":'])
+def test_a_format_that_was_damaged_on_its_way_is_read_again(sink, place):
+    """A store is not refused as foreign, or too new, for one wrong bit of what it says of itself."""
+    ModelRegistry(sink).add_model(registered("org/model", "1"))
+    damaged = Flipping(sink, ".mm/format.json", times=1, place=place)
+    assert len(ModelRegistry(damaged).list_models()) == 1
+    assert damaged.times == 0
+
+
 def test_a_manifest_that_is_read_back_damaged_is_not_somebody_elses(sink):
     """A manifest that is there already, and whose bytes come back damaged, is read again."""
     fill(ModelRegistry(sink), "org/model", "1")
