@@ -118,8 +118,7 @@ class Changed(threading.Event):
 
     def is_set(self) -> bool:
         """Whether it has changed, as far as is known."""
-        now = steady_seconds()
-        if now - self._asked > FRESH and not super().is_set():
+        while (now := steady_seconds()) - self._asked > FRESH and not super().is_set():
             there = self._registry.get_model(self._entry.model_id, self._entry.version)
             if there is None or _what_stands(there) != _what_stands(self._entry):
                 self.set()

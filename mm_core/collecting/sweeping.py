@@ -152,8 +152,7 @@ class _Lease:
 
     def confirm(self) -> None:
         """Say again that we are at work, if that was long ago. `LostSweepError` if we are not."""
-        now = steady_seconds()
-        if now - self.sure > _RENEW:
+        while (now := steady_seconds()) - self.sure > _RENEW:  # also if saying so took long
             self._commit_or_lose("sweep", owner=this_process())
             self.sure = now
 

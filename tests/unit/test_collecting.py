@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from itertools import count
 
 import pytest
 
@@ -398,13 +399,8 @@ def test_a_long_sweep_says_that_it_is_still_at_work(manager, push, sink, monkeyp
     push("1")
     manager.remove("m@1")
     sink.pass_time(2 * DAY)
-    now = [0.0]
-
-    def slowly():
-        now[0] += HOUR / 4
-        return now[0]
-
-    monkeypatch.setattr(sweeping, "steady_seconds", slowly)
+    now = count()
+    monkeypatch.setattr(sweeping, "steady_seconds", lambda: next(now) // 2 * HOUR / 4)
     assert len(manager.gc().done.versions) == 1
     operations = [o["op"] for record in manager.registry().history() for o in record.operations]
     assert operations.count("sweep") > 1
@@ -620,11 +616,11 @@ def test_uploads_of_a_version_that_is_being_pulled_are_left_alone(manager, sink)
 
 def test_the_grace_of_the_settings_holds(make_manager, sink):
     """retention.grace, also of zero."""
-    for grace, count in (("3h", 0), ("1h", 1), (0, 1)):
+    for grace, number in (("3h", 0), ("1h", 1), (0, 1)):
         sink.left.clear()
         sink.leave("models/m/v/old.bin", 2 * HOUR)
         with make_manager(grace=grace) as manager:
-            assert len(manager.gc().done.uploads) == count
+            assert len(manager.gc().done.uploads) == number
 
 
 # -- retention --------------------------------------------------------------------------------
