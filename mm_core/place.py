@@ -64,6 +64,10 @@ class Places:
         """The sink of the backend called `backend`, for a source that asks for it."""
         return self.open(backend).sink
 
+    def registry(self, backend: str) -> ModelRegistry:
+        """The registry of the backend called `backend`, as all of this manager see it."""
+        return self.open(backend).registry
+
     def close(self) -> None:
         """Give back all connections."""
         with self._lock:

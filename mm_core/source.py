@@ -36,6 +36,12 @@ class Backends(Protocol):
         Raises `ConfigError` where there is none of that name.
         """
 
+    def registry(self, backend: str) -> Any:
+        """The `ModelRegistry` of a backend, which believes the keys that the settings trust.
+
+        Raises as `sink`.
+        """
+
 
 class Source(ABC):
     """Where models come from.

@@ -63,7 +63,7 @@ class RegistrySource(Source):
                 + (f" together with {request.revision!r}" if request.revision else ""),
                 hint="write mm://BACKEND/org/model, with @VERSION or :ALIAS after it to be exact",
             )
-        registry = ModelRegistry(self._sink(found["backend"]))
+        registry = self._bound.registry(found["backend"])
         version = StoredSource.of(registry, _entry(registry, found["reference"], request.revision))
         made = version.snapshot(request)
         where = {"backend": found["backend"]}
@@ -95,9 +95,13 @@ class RegistrySource(Source):
             version.confirm(snapshot)
 
     def _sink(self, backend: str) -> Sink:
+        return self._bound.sink(backend)
+
+    @property
+    def _bound(self) -> Backends:
         if self._backends is None:
             raise ConfigError("mm:// addresses are opened by a ModelManager, which knows backends")
-        return self._backends.sink(backend)
+        return self._backends
 
 
 def _entry(registry: ModelRegistry, reference: str, revision: str | None) -> ModelEntry:

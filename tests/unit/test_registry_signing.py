@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from mm_core import ModelManager
+from mm_core import ModelManager, load_settings
 from mm_core.exceptions import ConfigError, IntegrityError, MissingExtraError
 from mm_core.registry import Keys, ModelRegistry
 from mm_core.registry.seal import seal
@@ -269,3 +269,21 @@ def test_the_settings_name_the_keys(tmp_path, alice, monkeypatch):
     (tmp_path / "store/.mm/log/000000000002.json").write_bytes(resealed(commit))
     with ModelManager() as manager, pytest.raises(IntegrityError):
         manager.list_models()
+
+
+@pytest.mark.parametrize("address", ["mm://lake/org/m", "mm://lake/org/m:prod"])
+def test_what_another_backend_says_must_be_signed_too(tmp_path, alice, address):
+    """Who trusts keys pulls from no registry that none of them signed, by whatever address."""
+    backends = {
+        name: {"type": "local", "root": str(tmp_path / name), "fsync": False}
+        for name in ("lake", "dr")
+    }
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/weights").write_bytes(b"a stranger's")
+    with ModelManager(load_settings(overrides={"backends": backends})) as stranger:
+        stranger.push(tmp_path / "model", "org/m", version="1", to="lake", aliases=["prod"])
+    registry = {"signing_key": str(alice.file), "trusted_keys": [alice.text]}
+    settings = load_settings(overrides={"backends": backends, "registry": registry})
+    with ModelManager(settings) as manager, pytest.raises(IntegrityError, match="not to be believ"):
+        manager.pull(address, to="dr")
+    assert not (tmp_path / "dr/models").exists()
