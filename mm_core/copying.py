@@ -68,13 +68,13 @@ class Copier:
 
         Both states are compared, row by row, and no file of what is there is looked
         at: when nothing is new, that is all it costs. With `prune`, versions that
-        came from this source and are gone from it are removed.
+        came from this source, under the name that they have, and are gone from it are removed.
         """
         ours, theirs = self.source.registry.state(), self.target.registry.state()
         versions = self._all_copied(ours, theirs)
         ready = {(one.model_id, one.version) for one in versions if _is_there(one)}
         aliases = list(self._aliases_like(_aliases_of(ours), ready, theirs))
-        removed = list(self._pruned(ours, theirs)) if prune else []
+        removed = list(self._pruned()) if prune else []
         return self._told([*versions, *removed], aliases)
 
     def _all_copied(self, ours: State, theirs: State) -> list[CopiedVersion]:
@@ -180,7 +180,9 @@ class Copier:
         ours, theirs = self.source.registry.manifest(entry), self.target.registry.manifest(there)
         return compare(ours, theirs).same_files
 
-    def _pruned(self, ours: State, theirs: State) -> Iterator[CopiedVersion]:
+    def _pruned(self) -> Iterator[CopiedVersion]:
+        theirs = self.target.registry.state()
+        ours = self.source.registry.state()  # later: what is there by now had its source before
         for record, row in _available(theirs):
             mine = ours.row(record.model_id, row["version"])
             alive = mine is not None and status_of(mine) not in _GONE
@@ -198,9 +200,13 @@ class Copier:
                 yield _failure(entry, error)
 
     def _came_from_source(self, entry: ModelEntry) -> bool:
+        """Under its own name: a copy that was given another id is the target's own."""
         origin = self.target.registry.manifest(entry).facts.get(COPIED_FROM)
         known = self.source.registry.id
-        return known is not None and isinstance(origin, Mapping) and origin.get("registry") == known
+        if known is None or not isinstance(origin, Mapping):
+            return False
+        named = f"{entry.model_id}@{entry.version}"
+        return (origin.get("registry"), origin.get("version")) == (known, named)
 
     def _told(self, versions: Sequence[CopiedVersion], aliases: Iterable[CopiedAlias]) -> Copies:
         return Copies(

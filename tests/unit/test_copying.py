@@ -25,6 +25,7 @@ from mm_core import (
     load_settings,
 )
 from mm_core.copies import Outcome
+from mm_core.copying import AT_ONCE
 from mm_core.schemas import Manifest, StoredFile
 from mm_core.sink import Sink
 from mm_core.testing.material import noise, sha256
@@ -357,6 +358,16 @@ class TestAll:
         names = [entry.model_id for entry in manager.list_models(backend="dr")]
         assert names == ["own", "stays", "third"]
 
+    def test_a_copy_under_another_id_is_not_pruned(self, manager, tmp_path):
+        """It is the target's own: the source never had one of that name."""
+        push(manager, tmp_path, "m")
+        manager.copy("m", source="lake", to="dr", model_id="other/name")
+        copies = manager.replicate(source="lake", to="dr", prune=True)
+        assert copies.count(Outcome.REMOVED) == 0
+        manager.remove("m", backend="lake")
+        manager.replicate(source="lake", to="dr", prune=True)
+        assert [entry.model_id for entry in manager.list_models(backend="dr")] == ["other/name"]
+
     def test_an_empty_source_prunes_nothing(self, manager, tmp_path):
         """A root that was mistyped is another registry, or none."""
         push(manager, tmp_path, "m")
@@ -390,22 +401,22 @@ class TestAll:
 
     def test_a_stop_is_heard_and_the_rest_is_copied_later(self, manager, tmp_path):
         """What was copied by then stays."""
-        for number in range(4):
+        for number in range(3 * AT_ONCE):
             push(manager, tmp_path, f"m{number}")
         stop = threading.Event()
         original = Stranger.write
 
         def stopping(self, key, chunks, *, size):
             original(self, key, chunks, size=size)
-            if "/m1/" in key:
-                stop.set()
+            if len([key for key in self.writes if key.startswith("models/")]) > AT_ONCE:
+                stop.set()  # so one was committed, and not all were begun
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Stranger, "write", stopping)
             with pytest.raises(CancelledError):
                 manager.replicate(source="lake", to="far", cancelled=stop)
         again = manager.replicate(source="lake", to="far")
-        assert again.count(Outcome.COPIED) + again.count(Outcome.PRESENT) == 4
+        assert again.count(Outcome.COPIED) + again.count(Outcome.PRESENT) == 3 * AT_ONCE
         assert again.count(Outcome.PRESENT) >= 1
 
     def test_two_at_once_copy_each_version_once(self, manager, tmp_path):
