@@ -83,6 +83,8 @@ class Adopter:
 
     def _found(self, address: str) -> Iterator[Found]:
         address = _as_path(address)
+        if not address.strip():
+            raise UsageError("no address is given", hint="name a folder or a URL; . is this one")
         known = self.street.plugins.hook.mm_models_in(address=address)
         prefix = None if known else prefix_in(self.place.sink, address)
         if known:
@@ -137,6 +139,7 @@ class Adopter:
             if (folder / _REGISTRY / "format.json").exists():
                 raise _a_backend(str(folder))
             if folder.is_dir():
+                _refuse_to_hold(folder, self.place.sink.root)
                 below = folder.relative_to(top).as_posix()
                 yield Found(address=str(folder), model_id=below if depth else folder.name)
 
@@ -305,6 +308,14 @@ def prefix_in(sink: Sink, address: str) -> str | None:
     if any(path.is_symlink() for path in folder.rglob("*")):
         return None
     return "" if folder == root_folder else folder.relative_to(root_folder).as_posix()
+
+
+def _refuse_to_hold(folder: Path, root: str) -> None:
+    """Raise `UsageError` if the backend at `root` lies in `folder`: it would hold itself."""
+    if "://" not in root and Path(root).is_relative_to(folder):
+        raise UsageError(
+            f"the backend itself, {root}, lies in {folder}", hint="name the folder of one model"
+        )
 
 
 def _a_backend(where: str) -> UsageError:

@@ -32,6 +32,7 @@ from mm_core.sink import Sink
 
 _FIRST_WINDOW = 8
 _WINDOW = 64
+_MOST = 1 << 20
 
 
 def newest_first(sink: Sink, state: State, patience: Patience) -> Iterator[CommitRecord]:
@@ -148,7 +149,7 @@ class _Trail:
             if sound and len(pile) >= count:
                 break
             more = max(count - len(pile), len(self._seen) // 4, 1)
-            moves = list(islice(self._moves, more))
+            moves = list(islice(self._moves, min(more, _MOST)))
             if not moves:
                 break
             self._seen += moves

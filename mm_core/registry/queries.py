@@ -83,7 +83,7 @@ class Query:
         moment = datetime.now(timezone.utc) if now is None else now
         return cls(
             where=tuple(c for each in given if each for c in parse_filter(each, now=moment)),
-            words=tuple(fold(text).split()),
+            words=tuple(map(_known_text, fold(text).split())),
             sort=parse_sort(sort) if sort else (),
             limit=limit,
             removed=removed,
@@ -124,7 +124,7 @@ def matching(rows: Rows, query: Query) -> list[int]:
     """The ids of the rows that `query` wants, in its order."""
     where, values = _where(query)
     order, keys = _order_by(query)
-    limit = -1 if query.limit is None else query.limit
+    limit = -1 if query.limit is None else min(query.limit, _FURTHEST)
     wanted = f"SELECT id FROM versions WHERE {where} ORDER BY {order} LIMIT ?"  # noqa: S608
     found = rows.ask(wanted, (*values, *keys, limit))
     return [id_ for (id_,) in found]
@@ -136,7 +136,7 @@ def usage(rows: Rows, query: Query) -> list[Usage]:
     Removed versions count, too: their files stay until they are swept.
     """
     where, values = _where(query, hide=False)
-    limit = -1 if query.limit is None else query.limit
+    limit = -1 if query.limit is None else min(query.limit, _FURTHEST)
     sizes = f"SELECT key, size, status NOT IN (?, ?) AS kept FROM versions WHERE {where}"  # noqa: S608
     found = rows.ask(
         f"SELECT model_id, {_KEPT} FROM ({sizes}) JOIN models USING (key) {_LARGEST_FIRST}",  # noqa: S608
@@ -317,13 +317,18 @@ def _sql(condition: Condition) -> tuple[str, list[Any]]:
     column, operator = _FIELDS[condition.field].column, condition.operator
     if column in ("size", "date"):
         return _range_sql(column, condition)
-    value = condition.value.encode("utf-8", "replace").decode()
+    value = _known_text(condition.value)
     if operator == "~=":
         return f"instr({column}, ?) > 0", [value]
     if column == "aliases" and value:
         found = "> 0" if operator == "=" else "= 0"
         return f"instr(aliases, ?) {found}", [f"{LIST_END}{value}{LIST_END}"]
     return f"{column} {'=' if operator == '=' else '<>'} ?", [value]
+
+
+def _known_text(text: str) -> str:
+    """`text` without what is no character, such as bytes of an argument that were none."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _range_sql(column: str, condition: Condition) -> tuple[str, list[Any]]:

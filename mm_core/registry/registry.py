@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
@@ -261,7 +262,7 @@ class ModelRegistry:
             return list(history.since(history.touching(self._log.records(), model_id), since))
         records = history.newest_first(self._sink, self._log.refresh(), self._deadline)
         found = history.since(history.touching(records, model_id), since)
-        return list(islice(found, limit))[::-1]
+        return list(islice(found, min(limit, sys.maxsize)))[::-1]
 
     def manifest(self, entry: ModelEntry) -> Manifest:
         """The file list of a version. `NotFoundError` for one that was only registered."""

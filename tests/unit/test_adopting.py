@@ -346,6 +346,16 @@ class TestFolder:
         assert [model.model_id for model in adopted.models] == ["m"]
         assert not adopted.failed
 
+    @pytest.mark.parametrize("address", ["", " ", "{}"])
+    def test_a_backend_does_not_adopt_what_holds_it(self, manager, tmp_path, address):
+        """Nor what a variable that is not set names: that would be the folder one is in."""
+        make(tmp_path / "model")
+        manager.push(tmp_path / "model", "m")
+        before = standing(tmp_path)
+        with pytest.raises(UsageError):
+            manager.adopt(address.format(tmp_path))
+        assert standing(tmp_path) == before
+
     def test_one_name_cannot_name_many(self, manager, tmp_path):
         """That is said before anything is done."""
         for name in ("a", "b"):

@@ -84,6 +84,17 @@ def test_a_bad_filter_ends_with_2_and_says_what_is_allowed(mm, lake):
     assert "Hint: fields are model" in err
 
 
+@pytest.mark.parametrize("words", [("list",), ("search", "org"), ("du",), ("history",)])
+def test_a_limit_may_be_any_number(mm, lake, words):
+    """More than there can be is all."""
+    assert mm("--backend", "lake", *words, "--limit", "9" * 30) == mm("--backend", "lake", *words)
+
+
+def test_words_that_are_no_text_are_found_nowhere(mm, lake):
+    """Bytes on the command line that are no characters are no fault of mm."""
+    assert mm("search", "--backend", "lake", "\udcff")[0] == 0
+
+
 def test_nothing_found_is_said_on_stderr(mm, lake):
     """An empty result is no error, and stdout stays empty for people."""
     assert mm("list", "--filter", "size>9TB") == (0, "", "nothing fits the filter\n")

@@ -297,6 +297,8 @@ def test_a_rollback_too_far_is_refused(registry):
     with pytest.raises(NotFoundError, match="no more than 2 versions before") as refused:
         registry.rollback("m", "prod", steps=3)
     assert refused.value.hint == "the earliest is 1: --steps 2"
+    with pytest.raises(NotFoundError, match="no more than 2 versions before"):
+        registry.rollback("m", "prod", steps=10**30)
     with pytest.raises(UsageError, match="one step or more"):
         registry.rollback("m", "prod", steps=0)
     assert named(registry) == "3"
