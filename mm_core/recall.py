@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mm_core.config import Settings
 
 _FORMAT = 1
-_VARIABLES = re.compile(r"MM_\w+|XDG_\w+|HOME|USERPROFILE|APPDATA|LOCALAPPDATA|PYTHONPATH")
+_VARIABLES = re.compile(r"(?s:MM_.+)|XDG_\w+|HOME|USERPROFILE|APPDATA|LOCALAPPDATA|PYTHONPATH")
 _REFERENCE = re.compile(rb"\$\{([A-Za-z_]\w*)")
 _ABOUT = (".dist-info", ".egg-info", ".egg")
 _KEPT = 64

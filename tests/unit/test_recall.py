@@ -127,6 +127,9 @@ CHANGES = {
     "a .env": lambda f, m: (f / ".env").write_text("MM_DEFAULTS__BACKEND=two\n"),
     "the user's file": lambda f, m: _user_file().write_text("defaults: {jobs: 3}"),
     "a variable": lambda f, m: m.setenv("MM_BACKENDS__ONE__ROOT", str(f / "other")),
+    "a variable with other signs in its name": lambda f, m: m.setenv(
+        "MM_BACKENDS__MY-ONE__ROOT", str(f / "other")
+    ),
     "another file that is named": lambda f, m: m.setenv("MM_CONFIG", str(_copy(f))),
     "a plugin that is left out": lambda f, m: m.setenv("MM_DISABLE_PLUGINS", "local"),
     "a folder of packages": lambda f, m: m.syspath_prepend(str(f)),
