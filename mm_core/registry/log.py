@@ -129,16 +129,21 @@ class Log:
             self._state = self._format = None
         return self.refresh()
 
-    def accept(self) -> State:
-        """The state as the store has it, even if it went back, or nobody has signed it.
+    def accept(self, *, vouch: bool = True) -> State:
+        """The state as the store has it, even if it went back.
 
-        It is remembered as the newest that was seen, and a checkpoint of it is
-        written where this process has a key to sign it with.
+        With `vouch`, where this process has a key to sign with, even if nobody has
+        signed it: then a checkpoint of it is written, which is signed. It is
+        remembered as the newest that was seen.
         """
-        state = self._open(self._patience, lambda _: None, None)
-        if self.trust.signs and state.seq:
-            save(self.sink, state, self._recent, whole=True, trust=self.trust)
-            self._base = state.seq
+        if vouch and self.trust.signs:
+            self.trust.refuse_to_write_unsigned()
+            state = self._open_unsigned()
+            if state.seq:
+                save(self.sink, state, self._recent, whole=True, trust=self.trust)
+                self._base = state.seq
+        else:
+            state = self._open(self._patience, _nothing_seen, self.trust)
         if self._memory is not None and self._format is not None:
             seen = Seen(state.seq, state.head)
             self._memory.accept(str(self._format["id"]), self.sink.root, seen)
@@ -291,6 +296,16 @@ class Log:
         self._format, self._unsound, self._base = opened.format, not opened.sound, opened.base
         return opened.state
 
+    def _open_unsigned(self) -> State:
+        """What the log says, whoever made it; a checkpoint that nobody signed may say more.
+
+        So that counts only where the log alone leads nowhere, such as over a gap.
+        """
+        try:
+            return self._open(self._patience, _nothing_seen, self.trust.of_checkpoints)
+        except IntegrityError:
+            return self._open(self._patience, _nothing_seen, None)
+
     def _follow(self, state: State, patience: Patience) -> State:
         records = []
         found = read_with_bytes(self.sink, state.seq, state.head, patience, self.trust)
@@ -316,6 +331,10 @@ class Log:
 
     def _recall(self, registry_id: str) -> Seen | None:
         return self._memory.recall(registry_id, self.sink.root) if self._memory else None
+
+
+def _nothing_seen(_: str) -> None:
+    """What a memory recalls that is to be accepted anew."""
 
 
 def _unknown(asks: Sequence[_Ask], why: str) -> CommitUnknownError:

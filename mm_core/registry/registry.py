@@ -148,9 +148,12 @@ class ModelRegistry:
         if self._view is not None:
             self._view.write(self._entries(state))
 
-    def accept(self) -> int:
-        """Take the registry as it is now, also if it went back; the number of its last commit."""
-        accepted = self._log.accept().seq
+    def accept(self, *, vouch: bool = True) -> int:
+        """Take the registry as it is now, also if it went back; the number of its last commit.
+
+        With `vouch`, and a key to sign with, also what nobody has signed.
+        """
+        accepted = self._log.accept(vouch=vouch).seq
         self._readings.cached.discard()
         return accepted
 

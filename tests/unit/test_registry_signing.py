@@ -23,6 +23,7 @@ from mm_core.registry.seal import seal
 from mm_core.schemas import canonical_json, sha256_hex
 from mm_core.sink import read_bytes
 from mm_core.testing.registry import registered
+from mm_core.upkeep.repair import repair
 from mm_plugins.sinks.memory import MemorySink
 
 pytestmark = pytest.mark.unit
@@ -180,6 +181,44 @@ def test_a_registry_is_signed_from_here_on(sink, alice):
     reader = ModelRegistry(sink, keys=Keys(trusted_keys=(alice.text,)))
     assert len(reader.list_models()) == 80
     assert len(reader.history()) == 80
+
+
+def test_who_accepts_signs_what_the_log_says(sink, alice):
+    """And not what stands in a checkpoint that nobody signed: history shows commits only."""
+    write(ModelRegistry(sink), 40)
+    hint = json.loads(read_bytes(sink, ".mm/hint.json"))
+    state = gzip.decompress(read_bytes(sink, hint["key"]))
+    forged = gzip.compress(state.replace(b"s3://elsewhere/7", b"s3://attacker/7"), mtime=0)
+    key = f".mm/snap/{32:012d}-{sha256_hex(forged)[:12]}.json.gz"
+    sink.put(key, forged)
+    sink.put(".mm/hint.json", canonical_json({**hint, "key": key, "sha256": sha256_hex(forged)}))
+    assert ModelRegistry(sink, keys=alice.keys(alice)).accept() == 40
+    entry = ModelRegistry(sink, keys=alice.keys(alice)).get_model("org/model", "7")
+    assert str(entry.path) == "s3://elsewhere/7"
+
+
+@pytest.mark.parametrize("seq", [5, 34])
+def test_who_accepts_a_log_with_a_gap_goes_by_what_leads_over_it(sink, alice, seq):
+    """Signing begins there, too."""
+    write(ModelRegistry(sink), 40)
+    sink.put(log_key(seq), b"damaged")
+    sink.delete([found.key for found in sink.list(".mm/tail/")])
+    repair(sink)
+    last = ModelRegistry(sink, keys=alice.keys(alice)).accept()
+    write(ModelRegistry(sink, keys=alice.keys(alice)), 1, start=50)
+    reader = ModelRegistry(sink, keys=Keys(trusted_keys=(alice.text,)))
+    assert (reader.state().seq, last) == (41, 40)
+
+
+def test_who_has_no_key_accepts_only_what_is_signed(sink, alice, bob):
+    """It could not tell anybody, itself the next time included."""
+    write(ModelRegistry(sink), 3)
+    with pytest.raises(IntegrityError, match="not signed"):
+        ModelRegistry(sink, keys=Keys(trusted_keys=(alice.text,))).accept()
+    with pytest.raises(IntegrityError, match="not signed"):
+        ModelRegistry(sink, keys=alice.keys(alice)).accept(vouch=False)
+    with pytest.raises(ConfigError):
+        ModelRegistry(sink, keys=bob.keys(alice)).accept()
 
 
 def test_what_stands_in_for_a_lost_commit_must_be_signed(sink, alice):
