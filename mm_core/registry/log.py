@@ -23,6 +23,7 @@ from mm_core.registry.chain import (
     RESTORE,
     CommitRecord,
     Patience,
+    read_commit,
     read_over_gaps,
     read_with_bytes,
 )
@@ -40,6 +41,9 @@ from mm_core.sink import Sink
 
 _FAR_BEHIND = 128
 """Commits after which a reader begins anew: checkpoint and pack bring it nearer in one step."""
+
+SURE_FOR = 120.0
+"""Seconds after which it is made sure that the store still has the newest commit that was seen."""
 
 
 class _Ask:
@@ -90,7 +94,6 @@ class Log:
     ) -> None:
         self.sink = sink
         self.trust = trust or Trust()
-        self._base = 0
         self._memory = memory
         self._timeout = timeout
         self._writer = writer
@@ -98,6 +101,7 @@ class Log:
         self._format: dict[str, Any] | None = None
         self._recent = Recent()
         self._unsound = False
+        self._sure = 0.0
         self._guard = threading.Lock()
         self._committing = threading.Lock()
         self._queue: list[_Ask] = []
@@ -141,7 +145,6 @@ class Log:
             state = self._open_unsigned()
             if state.seq:
                 save(self.sink, state, self._recent, whole=True, trust=self.trust)
-                self._base = state.seq
         else:
             state = self._open(self._patience, _nothing_seen, self.trust)
         if self._memory is not None and self._format is not None:
@@ -293,7 +296,8 @@ class Log:
         from mm_core.registry.opening import open_registry
 
         opened = open_registry(self.sink, self._recent, patience, recall=recall, trust=trust)
-        self._format, self._unsound, self._base = opened.format, not opened.sound, opened.base
+        self._format, self._unsound = opened.format, not opened.sound
+        self._sure = time.monotonic()
         return opened.state
 
     def _open_unsigned(self) -> State:
@@ -314,7 +318,26 @@ class Log:
             records.append(record)
             if len(records) > _FAR_BEHIND:
                 return self._open(patience, lambda _: Seen(state.seq, state.head), self.trust)
-        return replay(state, records) if records else state
+        if records:
+            self._sure = time.monotonic()  # the first of them names the last that was seen
+            return replay(state, records)
+        if self._is_there(state, patience):
+            return state
+        return self._open(patience, lambda _: Seen(state.seq, state.head), self.trust)
+
+    def _is_there(self, state: State, patience: Patience) -> bool:
+        """Whether the store has the last commit of `state`, as far as that was looked at lately.
+
+        Where the log was taken back meanwhile, who goes on from what he knows would
+        leave a gap.
+        """
+        if not state.seq or time.monotonic() - self._sure < SURE_FOR:
+            return True
+        data = read_commit(self.sink, state.seq, patience)
+        if data is None or sha256_hex(data) != state.head:
+            return False
+        self._sure = time.monotonic()
+        return True
 
     def _patience(self) -> Deadline:
         return Deadline(self._timeout)

@@ -55,16 +55,14 @@ _TRIES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """What a store holds: its ``format.json`` (None: nobody has written yet), and the state.
+    """A store's ``format.json`` (None: nobody has written yet), and its state.
 
-    `sound` is whether the hint led there; `base` is the commit of the checkpoint
-    that was begun with, 0 for none.
+    `sound` is whether the hint led there.
     """
 
     format: dict[str, Any] | None
     state: State
     sound: bool
-    base: int
 
 
 def open_registry(
@@ -92,7 +90,7 @@ def open_registry(
     opening = _Opening(sink, recent, patience, seen, trust)
     state, sound = opening.newest(data, lambda: read(HINT_KEY))
     opening.check_seen(state)
-    return Opened(format=found, state=state, sound=sound, base=opening.base)
+    return Opened(format=found, state=state, sound=sound)
 
 
 class _Opening:
@@ -110,7 +108,6 @@ class _Opening:
         self._seen = seen
         self._witness: list[bytes | None] = []
         self._trust = trust
-        self.base = 0
 
     def newest(self, data: bytes | None, again: Callable[[], bytes | None]) -> tuple[State, bool]:
         """The newest state, and whether the hint in `data` led there; `again` reads it again."""
@@ -124,7 +121,6 @@ class _Opening:
             before, hint = hint, parse_hint(again())
             if hint == before:  # or else a writer has replaced what it named
                 break
-        self.base = 0
         if data is None:
             state = self._follow(State(), most=_WINDOW)
             if state.seq < _WINDOW:
@@ -220,7 +216,6 @@ class _Opening:
             facts = {"key": key, "error": str(error)}
             logger.warning("a checkpoint of the registry cannot be used", extra=facts)
             return None
-        self.base = state.seq
         return state
 
     def _after_pack(self, key: str, data: bytes | None, state: State) -> State | None:

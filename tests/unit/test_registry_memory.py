@@ -9,7 +9,7 @@ import pytest
 
 from mm_core import ModelManager
 from mm_core.exceptions import IntegrityError
-from mm_core.registry import ModelRegistry
+from mm_core.registry import ModelRegistry, log
 from mm_core.registry.memory import Memory, Seen
 from mm_core.schemas import canonical_json
 from mm_core.sink import read_bytes
@@ -87,6 +87,35 @@ def test_what_others_committed_is_remembered_too(sink, folder):
     take_back(sink, 5)
     with pytest.raises(IntegrityError, match="from commit 6 to 5:"):
         ModelRegistry(sink, memory=folder).list_models()
+
+
+@pytest.mark.parametrize("again", [0, 1, 2])
+def test_who_is_at_work_when_a_registry_goes_back_learns_it(sink, monkeypatch, again):
+    """Before he goes on from a commit that is gone, and leaves a gap behind; also without a memory."""
+    at_work = ModelRegistry(sink)
+    write(at_work, 40)
+    at_work.list_models()
+    take_back(sink, 38)
+    write(ModelRegistry(sink), again, start=500)
+    monkeypatch.setattr(log, "SURE_FOR", 0.0)
+    with pytest.raises(IntegrityError, match="went back|another commit"):
+        write(at_work, 1, start=600)
+    with pytest.raises(IntegrityError, match="went back|another commit"):
+        at_work.list_models()
+    assert sink.stat(log_key(39 + again)) is None
+    at_work.load()
+    write(at_work, 1, start=600)
+    assert len(ModelRegistry(sink).list_models()) == 39 + again
+
+
+def test_that_the_newest_commit_is_there_is_looked_at_seldom(sink, monkeypatch):
+    """One read more in two minutes, and none where others commit."""
+    registry = ModelRegistry(sink)
+    write(registry, 3)
+    reads = []
+    monkeypatch.setattr(log, "read_commit", lambda _, seq, __: reads.append(seq))
+    registry.refresh()
+    assert reads == []
 
 
 def test_the_check_costs_one_read_and_no_round_trip(sink, folder):
