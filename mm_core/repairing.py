@@ -122,7 +122,7 @@ class FileRepair:
         known = files_of_siblings(registry, manifest.model_id, but=manifest.version)
         plan = make_plan(request, source.snapshot(request), present={}, known=known)
         connections = self.street.settings.defaults.connections
-        plan = copy_what_is_known(plan, registry, jobs=connections, cancelled=stop)
+        plan = copy_what_is_known(plan, registry, jobs=connections, cancelled=Stop(stop))
         wanted = {p.file.sha256 for p in plan.files if p.action is Action.FETCH}
         known = _anywhere(registry, manifest, wanted) if wanted else {}
         plan = replace(plan, files=tuple(_with_copy(p, known) for p in plan.files))
@@ -131,11 +131,12 @@ class FileRepair:
             if copy.action is not Action.COPY:
                 continue
             alone = replace(plan, files=(copy,))
+            its_own = Stop(stop)  # a copy that fails sets it, and stops no other
             with contextlib.suppress(
                 NotFoundError, IntegrityError
             ):  # gone meanwhile, or wrong, too
                 self.street.carry(
-                    alone, source=source, sink=place.sink, jobs=None, stop=stop, parts=False
+                    alone, source=source, sink=place.sink, jobs=None, stop=its_own, parts=False
                 )
 
     def _fetch(

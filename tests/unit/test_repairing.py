@@ -101,6 +101,20 @@ def test_a_damaged_sibling_is_no_source(manager, mine):
     assert not (manager.registry().resolve("m@new").path / "config.json").exists()
 
 
+def test_files_that_all_versions_lack_come_from_the_source(manager, mine):
+    """As after a restore: a copy that finds nothing keeps no other file from being brought."""
+    for version in ("old", "new"):
+        manager.push(mine, "m", version=version)
+    roots = [Path(manager.registry().resolve(f"m@{version}").path) for version in ("old", "new")]
+    files = [path for root in roots for path in root.rglob("*") if path.is_file()]
+    for path in files:
+        path.unlink()
+    report = manager.verify(repair=True)
+    assert report.ok
+    assert len(report.mended) == len(files) == 6
+    assert all(path.is_file() for path in files)
+
+
 def test_what_nobody_has_is_named_and_handed_out_no_more(manager, mine):
     """Wrong bytes are set aside all the same, and the reason says why nothing came."""
     manager.push(mine, "m", version="v")
