@@ -114,12 +114,18 @@ def _may_be_locked(state: State, model_id: str, version: str) -> bool:
 def _key_of(path: str, root: str) -> str | None:
     """`path` as a key below `root`, empty where it holds the root; None where it is elsewhere."""
     if "://" in root:
-        return _below(path.rstrip("/"), root.rstrip("/"), "/")
+        return _below(_place_of(path), _place_of(root), "/") if "://" in path else None
     if path.startswith("file://"):
         path = unquote(urlsplit(path).path)
     if "://" in path:
         return None
     return _below(os.path.realpath(path), os.path.realpath(root), os.sep)
+
+
+def _place_of(url: str) -> str:
+    """A URL without what one place may be spelled with in several ways: scheme, user, slashes."""
+    host, slash, path = url.partition("://")[2].partition("/")
+    return f"{host.rpartition('@')[2].lower()}{slash}{path}".rstrip("/")
 
 
 def _below(path: str, root: str, separator: str) -> str | None:

@@ -270,6 +270,10 @@ def test_paths_in_and_around_a_root(tmp_path):
     assert not holds("s3://bucket/models/m")
     assert holds("s3://bucket/p/models/m/1", root="s3://bucket/p")
     assert not holds("s3://bucket/p2/models/m/1", root="s3://bucket/p")
+    assert holds("s3a://bucket/p/models/m/1/", root="s3://bucket/p")
+    assert holds("GCS://bucket/models/m", root="gs://bucket")
+    assert holds("sftp://me:secret@host/p/models/m/1", root="sftp://host/p")
+    assert not holds("models/m/1", root="s3://bucket/p")
 
 
 # -- collectors that die, and several at once -----------------------------------------------
