@@ -98,7 +98,7 @@ def repair(state: State, /, *, dry_run: bool, from_: Path | None) -> None:
         copies = stack.enter_context(contextlib.closing(Copies(from_))) if from_ else None
         done = mend(found.sink, copies=copies, dry_run=dry_run, trust=found.trust)
         if done.steps and not dry_run:
-            found.accept()
+            found.accept(vouch=False)
     document = done.to_json()
     if not done.left:
         state.emit(document, human=_repair_lines(done), quiet=[step.key for step in done.steps])
@@ -157,7 +157,7 @@ def restore(state: State, /, file: Path, *, to: str | None) -> None:
 
     with state.registry(to) as found:
         done = bring_back(found.sink, file, trust=found.trust)
-        found.accept()
+        found.accept(vouch=False)
     state.emit(
         done.to_json(),
         human=[
@@ -238,7 +238,7 @@ def migrate(state: State, /, file: Path, *, dry_run: bool, skip_bad: bool) -> No
     from mm_core.upkeep.migrate import migrate as bring_over
 
     with state.registry() as found:
-        done = bring_over(found.sink, file, skip_bad=skip_bad, dry_run=dry_run)
+        done = bring_over(found.sink, file, skip_bad=skip_bad, dry_run=dry_run, trust=found.trust)
     if not done.bad:
         state.emit(done.to_json(), human=_migrate_lines(done), quiet=done.added)
         return

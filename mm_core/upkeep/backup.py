@@ -29,6 +29,7 @@ from mm_core.registry.signing import Trust
 from mm_core.registry.state import State, is_available
 from mm_core.schemas import canonical_json, rfc3339, sha256_hex
 from mm_core.sink import Sink
+from mm_core.upkeep.believing import refuse_to_vouch
 from mm_core.upkeep.copies import BACKUP_FORMAT, BACKUP_VERSION, CONTENTS, Copies, refuse_another
 from mm_core.upkeep.files import written_at_once
 from mm_core.upkeep.saving import write_checkpoint
@@ -117,7 +118,8 @@ def restore(
 ) -> Restored:
     """Create what a backup holds and `sink` lacks; nothing that stands is ever replaced.
 
-    The whole backup is verified before anything is written. Nobody should write to an
+    The whole backup is verified before anything is written; where `trust` believes only
+    some keys, what it leads to must be signed. Nobody should write to an
     empty root while it is being restored: who does is told of a conflict, or is the
     reason for one here. An interrupted restore is done again, and goes on.
 
@@ -128,6 +130,7 @@ def restore(
     store = Store(sink, timeout=timeout)
     with contextlib.closing(Copies(path)) as copies:
         state = verify_backup(copies)
+        _refuse_strangers(copies, trust)
         refuse_another(store, copies)
         missing = _missing(store, copies)
         if FORMAT_KEY in missing:
@@ -139,6 +142,16 @@ def restore(
             write_checkpoint(store, state, trust)
         created, present = len(missing), len(copies.keys) - len(missing)
     return Restored(created=created, present=present, seq=state.seq, head=state.head)
+
+
+def _refuse_strangers(copies: Copies, trust: Trust | None) -> None:
+    """Raise `IntegrityError` where a checkpoint of the backup's state should not be signed."""
+    if trust is None or not trust.checks:
+        return
+    store = Store(copies)
+    found = survey(store, trust)
+    _sound(store, found)
+    refuse_to_vouch(store, found, walk(store, found), trust)
 
 
 def _sound(store: Store, found: Survey) -> State:

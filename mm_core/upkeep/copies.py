@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -33,6 +34,8 @@ _ALLOWED = re.compile(
     r"|manifests/[0-9a-f]{64}\.json)"
 )
 _LARGEST = 1 << 30
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)
+"""What reading a damaged zip file raises; one with features that it never had, a RuntimeError."""
 _LONG_AGO = datetime(1980, 1, 1, tzinfo=timezone.utc)
 
 
@@ -87,7 +90,7 @@ class Copies(Sink):
             return self._zip.read(key)
         except KeyError:
             return None
-        except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+        except _DAMAGE as error:
             raise IntegrityError(
                 f"{key} in the backup {self.path} cannot be read: {error}",
                 hint="use another backup",
@@ -200,3 +203,7 @@ def _opened(path: Path) -> zipfile.ZipFile:
         ) from error
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror}") from error
+    except _DAMAGE as error:
+        raise IntegrityError(
+            f"the backup {path} cannot be read: {error}", hint="use another backup"
+        ) from error

@@ -18,14 +18,25 @@ from mm_core.exceptions import ConflictError, MMError, NotFoundError, StorageErr
 from mm_core.registry.entries import registered_fields
 from mm_core.registry.log import Log
 from mm_core.registry.operations import operation
+from mm_core.registry.signing import Trust
 from mm_core.registry.state import Operation, State, status_of
-from mm_core.schemas import ModelEntry, ModelStatus, ModelType, parse_rfc3339
+from mm_core.schemas import ModelEntry, ModelStatus, ModelType, canonical_json, parse_rfc3339
 from mm_core.sink import Sink
 
 VERSION = "1"
 """The version of an entry that names none."""
 
 _BATCH = 200
+_WRONG = (
+    MMError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    OverflowError,  # numbers that are no size or date
+    OSError,
+    RuntimeError,  # the home folder of nobody
+)
 _FIELDS = frozenset(
     {
         "model_id",
@@ -82,11 +93,13 @@ def migrate(
     dry_run: bool = False,
     timeout: float = 60.0,
     writer: str = "mm registry migrate",
+    trust: Trust | None = None,
 ) -> Migrated:
     """Register all models of a JSON file in `sink`. Doing it again adds nothing.
 
     Paths in it are taken as they are, relative ones as of the file's folder; the
-    files themselves are neither read nor moved.
+    files themselves are neither read nor moved. What is committed is signed where
+    `trust` has a key.
 
     Raises `UsageError` for a file that is no such registry, and, unless `skip_bad`,
     for one with entries that cannot be brought over: then nothing is. Each version
@@ -100,7 +113,7 @@ def migrate(
             f"{lines}{'; …' if len(bad) > 5 else ''}",
             hint="mend them in the file, or leave them out with --skip-bad; nothing was done",
         )
-    log = Log(sink, timeout=timeout, writer=writer)
+    log = Log(sink, timeout=timeout, writer=writer, trust=trust)
     added: list[str] = []
     present: list[str] = []
     refused: list[BadEntry] = []
@@ -130,7 +143,7 @@ def read_json_registry(path: Path) -> tuple[list[ModelEntry], list[BadEntry]]:
             entry = _entry(raw, path.parent)
             if (entry.model_id, entry.version) in seen:
                 raise UsageError(f"{_name(entry)} is listed twice")
-        except (MMError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except _WRONG as error:
             bad.append(BadEntry(where=where, why=_words(error)))
         else:
             seen.add((entry.model_id, entry.version))
@@ -145,7 +158,7 @@ def _loaded(path: Path) -> Any:
         raise NotFoundError(f"there is no file {str(path)!r}") from None
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f"{path} is not JSON: {error}", hint="is there an older copy of it, such as .backup?"
         ) from error
@@ -206,10 +219,15 @@ def _entry(raw: Any, folder: Path) -> ModelEntry:
         download_date=_date(raw.get("download_date")),
         metadata={**extra, **metadata},
         source=str(source) if source else None,
-        aliases=tuple(str(alias) for alias in raw.get("aliases") or ()),
+        aliases=tuple(str(alias) for alias in _listed(raw.get("aliases"))),
     )
-    registered_fields(entry)  # raises for metadata that cannot be kept
+    canonical_json(registered_fields(entry))  # raises for what cannot be kept
     return entry
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    """A list of names, also where one is written without a list."""
+    return [value] if isinstance(value, str) and value else value or ()
 
 
 def _absolute(path: str, folder: Path) -> Path:

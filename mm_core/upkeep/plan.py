@@ -22,7 +22,7 @@ from mm_core.schemas import canonical_json, sha256_hex
 from mm_core.upkeep.believing import refuse_to_vouch
 from mm_core.upkeep.commits import BROKEN, Link, link_of, number_of, stand_in
 from mm_core.upkeep.copies import Copies
-from mm_core.upkeep.rebuild import LostVersion, Refused, lost_versions, manifest_anew
+from mm_core.upkeep.rebuild import Attempt, LostVersion, Refused, lost_versions, manifest_anew
 from mm_core.upkeep.steps import Left, RepairPlan, Step, folder_of
 from mm_core.upkeep.store import QUARANTINE_PREFIX, Store, in_windows, quarantine_key
 from mm_core.upkeep.survey import NO_FORMAT, Survey, commits_in_pack
@@ -51,8 +51,8 @@ def make_plan(
         refuse_to_vouch(store, after, way, trust)
     versions = _Versions(store, copies, may_add=not trust.checks)
     if way.skipped or any(link.stands_in and not link.fence for link in after.links.values()):
-        versions.find_lost(way.state, {one.lost.sha256 for one in refused})
-    versions.look_at_manifests(way.state, {one.lost.sha256 for one in refused})
+        versions.find_lost(way.state, {one.lost.attempt for one in refused})
+    versions.look_at_manifests(way.state, {one.lost.attempt for one in refused})
     return RepairPlan(
         steps=(*steps, *bridging, *versions.steps),
         state=way.state,
@@ -226,11 +226,11 @@ class _Versions:
         self.lost: list[LostVersion] = []
         self.left: list[Left] = []
 
-    def find_lost(self, state: State, but: Collection[str]) -> None:
-        """The complete versions that the log has lost, but for manifests of these hashes."""
+    def find_lost(self, state: State, but: Collection[Attempt]) -> None:
+        """The complete versions that the log has lost, but for those that were tried."""
         complete, damaged = lost_versions(self._store, state)
         for lost in complete:
-            if lost.sha256 not in but:
+            if lost.attempt not in but:
                 self._add_again(lost, "is complete, and no commit adds it any more")
         for key in damaged:
             why = "it is damaged, and if it was that of a lost version, nothing tells which"
@@ -238,7 +238,7 @@ class _Versions:
             hint = "repair with --from BACKUP; else pull again what `mm list` has no more"
             self.left.append(Left(key=key, why=why, hint=hint))
 
-    def look_at_manifests(self, state: State, but: Collection[str]) -> None:
+    def look_at_manifests(self, state: State, but: Collection[Attempt]) -> None:
         """The manifests of AVAILABLE versions that are lost or damaged."""
         rows = [(r, row) for r, row in state.rows() if is_available(row) and row.get("manifest")]
         for (record, row), standing in in_windows(self._standing, rows):
@@ -249,7 +249,9 @@ class _Versions:
         data = self._store.read(manifest_key(item[1]["manifest"]))
         return sha256_hex(data) if data is not None else None
 
-    def _mend(self, record: Record, row: Row, standing: str | None, but: Collection[str]) -> None:
+    def _mend(
+        self, record: Record, row: Row, standing: str | None, but: Collection[Attempt]
+    ) -> None:
         key, name = manifest_key(row["manifest"]), f"{record.model_id}@{row['version']}"
         how = "damaged" if standing else "missing"
         data = self._copies.get(key) if self._copies else None
@@ -262,7 +264,10 @@ class _Versions:
             why = f"the manifest of {name} is {how}, and cannot be made anew"
             hint = f"repair with --from BACKUP, or `mm rm {name}` and pull it again"
             self.left.append(Left(key=key, why=why, hint=hint))
-        elif anew.sha256 not in but:
+        elif anew.attempt in but:
+            why = f"the manifest of {name} is {how}, and another is at work on that version"
+            self.left.append(Left(key=key, why=why, hint="repair again when nobody is"))
+        else:
             why = f"had a manifest that is {how}; it gets a new one, of the files that stand"
             self._add_again(anew, why)
             if standing:
@@ -274,5 +279,8 @@ class _Versions:
             self.lost.append(lost)
             self.steps.append(Step(action="add_again", key=key, why=why))
         else:
-            hint = "where keys are trusted it is not added again by itself: pull it again"
+            hint = (
+                "where keys are trusted it is not added again by itself: pull it again, "
+                "before `mm gc` deletes its files"
+            )
             self.left.append(Left(key=key, why=why, hint=hint))

@@ -32,6 +32,10 @@ _BATCH = 100
 _SILENT_FOR = 60.0
 
 
+Attempt = tuple[str, tuple[str, ...] | None]
+"""A manifest, and the aliases of its version."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LostVersion:
     """A version that is complete, and that the log does not have as AVAILABLE."""
@@ -41,11 +45,18 @@ class LostVersion:
     date: str
     aliases: tuple[str, ...] | None = None
     """For a version that is AVAILABLE and whose manifest is lost: what names it."""
+    former: str | None = None
+    """The sha256 of the manifest that is lost."""
 
     @property
     def name(self) -> str:
         """Model and version."""
         return f"{self.manifest.model_id}@{self.manifest.version}"
+
+    @property
+    def attempt(self) -> Attempt:
+        """What would be tried: of one whose aliases have moved it is another."""
+        return self.sha256, self.aliases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +71,8 @@ def lost_versions(store: Store, state: State) -> tuple[list[LostVersion], list[s
     """The complete versions that `state` does not have, by model and version.
 
     Complete is a version of which every file of a manifest stands with its size;
-    where two manifests fit, the one whose hashes are right. Left out are versions
+    where two manifests fit, or a row tells of another attempt that may have written
+    there since, the one whose hashes are right. Left out are versions
     that were removed, and those that somebody is pulling now. Beside them the keys
     of manifests that no version names and that are damaged: what they were of,
     nobody knows.
@@ -78,7 +90,11 @@ def lost_versions(store: Store, state: State) -> tuple[list[LostVersion], list[s
             damaged.append(stored.key)
         elif _may_return(store, state, lost.manifest):
             found.setdefault((lost.manifest.model_id, lost.manifest.version), []).append(lost)
-    complete = [lost for _, rivals in sorted(found.items()) for lost in _complete(store, rivals)]
+    complete = [
+        lost
+        for names, rivals in sorted(found.items())
+        for lost in _complete(store, rivals, hash_all=state.row(*names) is not None)
+    ]
     return complete, damaged
 
 
@@ -120,6 +136,8 @@ def manifest_anew(store: Store, record: Record, row: Row) -> LostVersion | None:
     if not standing or sum(stored.size for stored in standing) != row.get("size_bytes"):
         return None
     hashes = dict(in_windows(store.sha256, [s.key for s in standing]))
+    if None in hashes.values():  # somebody is at work there
+        return None
     metadata = row.get("metadata", {})
     manifest = Manifest(
         model_id=record.model_id,
@@ -144,14 +162,20 @@ def manifest_anew(store: Store, record: Record, row: Row) -> LostVersion | None:
         sha256=sha256_hex(manifest.to_bytes()),
         date=row.get("date") or rfc3339(datetime.now(timezone.utc)),
         aliases=record.aliases_of(row["version"]),
+        former=row["manifest"],
     )
 
 
 def _operations(state: State, lost: LostVersion) -> Iterator[Operation]:
+    """What adds a version again. Where it is another by now, or named otherwise, it is refused."""
     manifest = lost.manifest
     names = {"version": manifest.version}
     if lost.aliases is not None:
-        yield operation("remove", manifest.model_id, **names, reason="its manifest is lost")
+        row = state.row(manifest.model_id, manifest.version) or {}
+        if row.get("manifest") != lost.former:
+            raise ConflictError(f"{lost.name} was replaced meanwhile")
+        reason, expect = "its manifest is lost", list(lost.aliases)
+        yield operation("remove", manifest.model_id, **names, reason=reason, expect=expect)
     held = open_claim(state.row(manifest.model_id, manifest.version))
     if held is not None:
         reason = "the commit that added it is lost"
@@ -167,7 +191,7 @@ def _operations(state: State, lost: LostVersion) -> Iterator[Operation]:
         "add", manifest.model_id, **facts, manifest=lost.sha256, **added_fields(manifest)
     )
     for alias in lost.aliases or ():
-        yield operation("alias", manifest.model_id, **names, alias=alias)
+        yield operation("alias", manifest.model_id, **names, alias=alias, expect="")
 
 
 def _read(store: Store, stored: StoredObject) -> LostVersion | None:
@@ -201,11 +225,11 @@ def _is_over(store: Store, row: Row) -> bool:
     return store.persist(lambda: is_silent(store.sink, row, seconds=_SILENT_FOR, now=now))
 
 
-def _complete(store: Store, rivals: Sequence[LostVersion]) -> list[LostVersion]:
+def _complete(store: Store, rivals: Sequence[LostVersion], *, hash_all: bool) -> list[LostVersion]:
     prefix = version_prefix(rivals[0].manifest.model_id, rivals[0].manifest.version)
     sizes = {stored.key: stored.size for stored in store.list(prefix)}
     fitting = [lost for lost in rivals if _stands(store, lost.manifest, sizes)]
-    if len(fitting) > 1:
+    if len(fitting) > 1 or hash_all:
         fitting = [lost for lost in fitting if _is_right(store, lost.manifest)]
     return fitting[:1]
 

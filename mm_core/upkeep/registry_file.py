@@ -25,7 +25,7 @@ def backup_and_repair_registry(registry: ModelRegistry) -> Repaired:
         _back_up(registry, file)
     repaired = repair(registry.sink, trust=registry.trust)
     if repaired.steps:
-        registry.accept()
+        registry.accept(vouch=False)
     registry.load()
     return repaired
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator, Sequence
 
 from mm_core.exceptions import TransientError
 from mm_core.registry.layout import (
@@ -67,7 +68,7 @@ def repair(
         if copies is not None:
             found = knowing(found, copies.commits())
         plan = make_plan(store, found, copies=copies, refused=refused, trust=trust)
-        left |= {one.key: one for one in (*plan.left, *map(_left, refused))}
+        left |= {one.key: one for one in (*plan.left, *_left(refused))}
         if not dry_run and not plan.steps:
             end_repair(sink)
         if dry_run or not plan.steps:
@@ -153,9 +154,12 @@ class _Steps:
                 self.done.append(step)
 
 
-def _left(refused: Refused) -> Left:
-    return Left(
-        key=folder_of(refused.lost),
-        why=f"{refused.lost.name} is complete, but cannot be added: {refused.error}",
-        hint="pull it again under another name",
-    )
+def _left(refused: Sequence[Refused]) -> Iterator[Left]:
+    """The lost versions that cannot be added. Of one that is there, the next plan tells."""
+    for one in refused:
+        if one.lost.aliases is None:
+            yield Left(
+                key=folder_of(one.lost),
+                why=f"{one.lost.name} is complete, but cannot be added: {one.error}",
+                hint="pull it again under another name",
+            )

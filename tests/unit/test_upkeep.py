@@ -24,6 +24,7 @@ from mm_core.registry import ModelRegistry
 from mm_core.registry.layout import log_key
 from mm_core.schemas import ModelStatus
 from mm_core.testing.registry import FaultySink, claimed, fill, manifest_for
+from mm_core.upkeep import repair as repairing
 from mm_core.upkeep.check import check
 from mm_core.upkeep.repair import repair
 from mm_core.upkeep.store import QUARANTINE_PREFIX, original_key
@@ -341,6 +342,58 @@ def test_an_operation_of_a_later_release_is_not_judged(sink):
         with pytest.raises(StorageError, match="dance"):
             look(sink)
     assert objects_of(sink) == before
+
+
+def test_files_of_another_attempt_are_not_taken_for_those_of_a_lost_version(sink):
+    """A pull stored its list and was given up; the next brought other bytes of the same sizes."""
+    registry = ModelRegistry(sink)
+    claim = claimed(registry, "org/late", "1")
+    sink.write(f"{claim.prefix}model.bin", [b"hello"], size=5)
+    registry._store_manifest(manifest_for(claim))
+    registry.abandon(claim, "it was killed")
+    claim = claimed(registry, "org/late", "1")
+    sink.write(f"{claim.prefix}model.bin", [b"other"], size=5)
+    registry.abandon(claim, "it was killed, too")
+    hurt(sink, log_key(66), "cut")
+    repair(sink)
+    assert "org/late" not in available(sink)
+
+
+@pytest.mark.parametrize("what", ["an alias moved", "a new alias", "replaced"])
+def test_a_version_that_changes_meanwhile_is_not_replaced_by_a_repair(sink, monkeypatch, what):
+    """Its manifest is made anew from what stood, for what was named so: not for what came since."""
+    registry = ModelRegistry(sink)
+    sink.write("models/org/m1/2/model.bin", [b"hello"], size=5)
+    fill(registry, "org/m1", "2")
+    hurt(sink, f".mm/manifests/{registry.resolve('org/m1@1').manifest}.json", "delete")
+
+    def meanwhile(*arguments):
+        monkeypatch.undo()
+        if what == "an alias moved":
+            registry.set_alias("org/m1", "prod", "2")
+        elif what == "a new alias":
+            registry.set_alias("org/m1", "new", "1")
+        else:
+            registry.remove("org/m1", "1")
+            sink.write("models/org/m1/1/model.bin", [b"hello"], size=5)
+            claim = claimed(registry, "org/m1", "1")
+            registry.add(claim, manifest_for(claim, license="mit"), aliases=["prod", "stable"])
+        return repairing.add_again(*arguments)
+
+    monkeypatch.setattr(repairing, "add_again", meanwhile)
+    assert repair(sink).left == ()
+    aliases = ModelRegistry(sink).aliases("org/m1")["org/m1"]
+    assert (
+        aliases
+        == {
+            "an alias moved": {"prod": "2", "stable": "1"},
+            "a new alias": {"new": "1", "prod": "1", "stable": "1"},
+            "replaced": {"prod": "1", "stable": "1"},
+        }[what]
+    )
+    entry = ModelRegistry(sink).resolve("org/m1@1")
+    assert ModelRegistry(sink).manifest(entry).license == ("mit" if what == "replaced" else None)
+    assert_mended(sink)
 
 
 def test_a_pull_that_is_under_way_is_left_alone(sink):

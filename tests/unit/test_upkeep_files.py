@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import random
 import re
 import zipfile
 from pathlib import Path
@@ -18,6 +19,7 @@ from mm_core.exceptions import (
     AlreadyExistsError,
     ConflictError,
     IntegrityError,
+    MMError,
     NotFoundError,
     StorageError,
     UsageError,
@@ -243,6 +245,22 @@ def test_nothing_to_back_up_is_said(other, tmp_path):
     assert objects_of(other) == {}
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_any_damage_of_a_backup_is_said_in_words(sink, other, tmp_path, seed):
+    """Whatever bits turn, or are cut off: an error of ours, and nothing is written; or all is well."""
+    dice = random.Random(seed)
+    data = bytearray(backup(sink, tmp_path / "b").path.read_bytes())
+    for _ in range(dice.choice([1, 1, 3])):
+        data[dice.choice([dice.randrange(len(data)), -dice.randrange(1, 200)])] ^= 1 << seed % 8
+    (tmp_path / "b").write_bytes(data[: dice.randrange(len(data))] if seed % 10 == 0 else data)
+    try:
+        restore(other, tmp_path / "b")
+    except MMError:
+        assert objects_of(other) == {}
+    else:
+        assert entries(other) == entries(sink)
+
+
 @pytest.mark.parametrize("what", ["commit", "manifest", "lost", "contents"])
 def test_a_damaged_backup_restores_nothing(sink, other, tmp_path, what):
     """Whatever of it was changed is seen before anything is written."""
@@ -397,6 +415,11 @@ def test_our_own_view_can_be_migrated(sink, other, tmp_path):
         ({"path": "/x", "download_date": "yesterday"}, "date"),
         ({"path": "/x", "size_bytes": -1}, "negative"),
         ({"path": "/x", "metadata": "m"}, "mapping"),
+        ({"path": "/x", "size_bytes": float("inf")}, "infinity"),
+        ({"path": "/x", "download_date": 1e30}, "out of range"),
+        ({"path": "~nobody-of-that-name/x"}, "home"),
+        ({"path": "/x", "source": "\ud800"}, "surrogates"),
+        ({"path": "/x", "aliases": 5}, "int"),
     ],
 )
 def test_a_bad_entry_is_named(other, tmp_path, bad, why):
@@ -411,7 +434,13 @@ def test_a_bad_entry_is_named(other, tmp_path, bad, why):
     assert len(done.added) == 2
 
 
-@pytest.mark.parametrize("text", ["{", '"text"', "5"])
+def test_an_alias_may_stand_without_a_list(other, tmp_path):
+    """One name is one alias, and not one for each of its letters."""
+    migrate(other, written(tmp_path, {"m": {"path": "/x", "aliases": "prod"}}))
+    assert ModelRegistry(other).aliases() == {"m": {"prod": "1"}}
+
+
+@pytest.mark.parametrize("text", ["{", '"text"', "5", "[" * 100_000])
 def test_a_file_that_is_no_registry_is_refused(other, tmp_path, text):
     """The error says why, and a file that is not there is not found."""
     with pytest.raises(UsageError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 
 import pytest
 
@@ -16,7 +17,9 @@ from mm_core.registry import Keys, ModelRegistry
 from mm_core.registry.layout import log_key
 from mm_core.registry.signing import Trust
 from mm_core.testing.registry import claimed, manifest_for
+from mm_core.upkeep.backup import backup, restore
 from mm_core.upkeep.check import check
+from mm_core.upkeep.migrate import migrate
 from mm_core.upkeep.repair import repair
 from mm_plugins.sinks.memory import MemorySink
 
@@ -110,6 +113,46 @@ def test_a_strangers_checkpoint_tells_nothing(sink, keys):
     assert {entry.model_id for entry in ModelRegistry(sink, keys=keys).list_models()} == {
         f"m{number}" for number in range(17)
     }
+
+
+def test_a_backup_that_nobody_signed_is_not_restored(sink, keys, tmp_path):
+    """What is restored is vouched for by a signed checkpoint: so it must be believed before."""
+    other = MemorySink(MemorySink.Config(root=f"memory:/{tmp_path}-other"))
+    backup(sink, tmp_path / "signed")
+    grow(sink, [99])
+    backup(sink, tmp_path / "unsigned")
+    with pytest.raises(IntegrityError, match="not to be believed"):
+        restore(other, tmp_path / "unsigned", trust=Trust(keys))
+    assert objects_of(other) == {}
+    restore(other, tmp_path / "signed", trust=Trust(keys))
+    assert len(ModelRegistry(other, keys=keys).list_models()) == 17
+
+
+def test_what_is_migrated_is_signed(sink, keys, tmp_path):
+    """Or else nobody who trusts keys could read the registry any more."""
+    file = tmp_path / "models.json"
+    file.write_text('{"old": {"path": "/models/old"}}')
+    migrate(sink, file, trust=Trust(keys))
+    assert ModelRegistry(sink, keys=keys).resolve("old").version == "1"
+
+
+def test_the_commands_sign_what_they_write(sink, keys, tmp_path, monkeypatch):
+    """`mm registry migrate` goes by the settings."""
+    from click.testing import CliRunner
+
+    from mm_core.cli import app
+
+    (tmp_path / "models.json").write_text('{"old": {"path": "/models/old"}}')
+    settings = {
+        "version": 1,
+        "backends": {"lake": {"type": "local", "root": str(tmp_path / "lake")}},
+        "registry": {"signing_key": keys.signing_key, "trusted_keys": list(keys.trusted_keys)},
+    }
+    (tmp_path / "mm.yaml").write_text(json.dumps(settings))
+    monkeypatch.chdir(tmp_path)
+    for words in (["registry", "migrate", "models.json"], ["list"]):
+        done = CliRunner().invoke(app.make_app(), words, catch_exceptions=False)
+        assert done.exit_code == 0
 
 
 def test_check_says_what_is_not_believed(sink, keys, tmp_path):
