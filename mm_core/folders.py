@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mm_core.config.locations import cache_folder
@@ -13,6 +13,7 @@ from mm_core.sink import Sink
 
 _OFF = frozenset({"0", "off", "no", "false", "none"})
 _TELLING = re.compile(r"ENDPOINT|EMULATOR|PROFILE|CONFIG_FILE|ACCOUNT")
+_ENDPOINT = re.compile(r"ENDPOINT|EMULATOR")
 
 
 def cache_root(environ: Mapping[str, str] = os.environ) -> Path | None:
@@ -36,7 +37,27 @@ def registry_cache(sink: Sink, environ: Mapping[str, str] = os.environ) -> Path 
         return None
     telling = [sink.root]
     if "://" in sink.root:
-        names = sorted(name for name in environ if _TELLING.search(name.upper()))
-        telling += [repr(sink.config), *(f"{name}={environ[name]}" for name in names)]
-    name = hashlib.sha256("\n".join(telling).encode("utf-8", "replace")).hexdigest()
-    return root / "registries" / name[:32]
+        telling += [repr(sink.config), *_variables(_TELLING, environ)]
+    return root / "registries" / _hash(telling)
+
+
+def memory_of(sink: Sink, folder: Path, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where in `folder` is kept what was seen of registries at the endpoint of `sink`.
+
+    At another endpoint the same bucket may be a replica that lags behind: it has a
+    memory of its own.
+    """
+    if "://" not in sink.root:
+        return folder
+    endpoint = getattr(getattr(sink.config, "options", None), "endpoint_url", None)
+    telling = [*([str(endpoint)] if endpoint else ()), *_variables(_ENDPOINT, environ)]
+    return folder / _hash(telling) if telling else folder
+
+
+def _variables(names: re.Pattern[str], environ: Mapping[str, str]) -> list[str]:
+    found = sorted(name for name in environ if names.search(name.upper()))
+    return [f"{name}={environ[name]}" for name in found]
+
+
+def _hash(telling: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(telling).encode("utf-8", "replace")).hexdigest()[:32]

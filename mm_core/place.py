@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mm_core.config import locations
 from mm_core.exceptions import ConfigError
-from mm_core.folders import registry_cache
+from mm_core.folders import memory_of, registry_cache
 from mm_core.registry import Keys, ModelRegistry
 from mm_core.sink import Sink
 
@@ -100,7 +100,8 @@ def registry_options(settings: Settings) -> dict[str, Any]:
 
 def make_place(name: str, sink: Sink, options: Mapping[str, Any]) -> Place:
     """The backend called `name`, with the registry in `sink`."""
-    registry = ModelRegistry(sink, cache=registry_cache(sink), **options)
+    memory = options["memory"] and memory_of(sink, options["memory"])
+    registry = ModelRegistry(sink, cache=registry_cache(sink), **{**options, "memory": memory})
     return Place(name=name, sink=sink, registry=registry)
 
 

@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
 from mm_core import ModelManager
 from mm_core.exceptions import IntegrityError
+from mm_core.folders import memory_of
 from mm_core.registry import ModelRegistry, log
 from mm_core.registry.memory import Memory, Seen
 from mm_core.schemas import canonical_json
@@ -153,6 +155,31 @@ def test_a_copy_elsewhere_is_another_registry(sink, folder, tmp_path):
         if stored.key <= log_key(10):
             replica.put(stored.key, read_bytes(sink, stored.key))
     assert len(ModelRegistry(replica, memory=folder).list_models()) == 10
+
+
+def test_a_replica_at_another_endpoint_may_lag_behind(tmp_path):
+    """One name of a bucket may mean both; settings that only tune decide nothing."""
+
+    def at(environ, root="s3://bucket/p", **options):
+        sink = SimpleNamespace(
+            root=root, config=SimpleNamespace(options=SimpleNamespace(endpoint_url=None, **options))
+        )
+        return memory_of(sink, tmp_path, environ)
+
+    assert at({}) == at({"AWS_PROFILE": "dev"}) == at({}, profile="dev") == tmp_path
+    assert at({}, root="/models") == at({"AWS_ENDPOINT_URL": "http://a"}, root="/models")
+    other = SimpleNamespace(
+        root="s3://bucket/p",
+        config=SimpleNamespace(options=SimpleNamespace(endpoint_url="http://a")),
+    )
+    folders = [
+        at({}),
+        at({"AWS_ENDPOINT_URL": "http://a"}),
+        at({"AWS_ENDPOINT_URL_S3": "http://b"}),
+        memory_of(other, tmp_path, {}),
+    ]
+    assert len({*folders}) == 4
+    assert all(folder.is_relative_to(tmp_path) for folder in folders)
 
 
 def test_a_store_made_anew_is_another_registry(sink, folder):
