@@ -77,9 +77,11 @@ class Places:
 
     def _opened(self, name: str) -> Place:
         from mm_core.backends import open_sink
+        from mm_core.redaction import redact_url
 
         sink = open_sink(self._settings, self._plugins, name)
-        return make_place(name, sink, registry_options(self._settings))
+        shown = redact_url(name) if "://" in name else name  # hooks, records and output have it
+        return make_place(shown, sink, registry_options(self._settings))
 
 
 def registry_options(settings: Settings) -> dict[str, Any]:

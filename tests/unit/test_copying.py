@@ -435,6 +435,15 @@ class TestAll:
         assert manager.verify(backend="far").ok
 
 
+def test_the_name_of_a_backend_has_no_password(manager, tmp_path):
+    """An address that was given with one is told without it: to people, hooks and records."""
+    push(manager, tmp_path, "m", aliases=["prod"])
+    copies = manager.copy("m", source="lake", to="stranger://me:hunter2-hunter2@host/p")
+    assert copies.failed == {}
+    assert "hunter2" not in json.dumps(copies.to_json())
+    assert copies.target.endswith("@host/p")
+
+
 class TestResume:
     def test_parts_of_a_file_are_taken_up(self, manager, tmp_path):
         """A copy that broke off goes on: the parts that are there are not read again."""
