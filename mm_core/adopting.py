@@ -19,6 +19,7 @@ from mm_core.names import check_model_id, check_version, version_prefix
 from mm_core.place import Place
 from mm_core.planning import make_plan
 from mm_core.redaction import redact_url
+from mm_core.registry.layout import FORMAT_KEY
 from mm_core.schemas import Action, ModelEntry, Plan, Pulled, Request, Snapshot, StoredFile
 from mm_core.sink import Sink
 from mm_core.standing import StandingSource
@@ -109,6 +110,8 @@ class Adopter:
                 f"{sink.root} is the backend itself, which holds its registry and models",
                 hint="name a folder below it, or take each such folder for a model with --depth 1",
             )
+        if elsewhere is None and prefix:
+            _refuse_anothers(sink, prefix)
         for stored in sink.list(top):
             parts = stored.key[len(top) :].split("/")
             below = "/".join(parts[:depth])
@@ -117,6 +120,8 @@ class Adopter:
                 raise _a_backend(
                     sink.url(f"{top}{below}".rstrip("/")) if top or below else sink.root
                 )
+            if not ours and stored.key.endswith(f"/{FORMAT_KEY}"):
+                raise _a_backend(sink.url(stored.key.removesuffix(f"/{FORMAT_KEY}")))
             if ours or len(parts) <= depth or below in seen:
                 continue
             seen.add(below)
@@ -136,7 +141,7 @@ class Adopter:
         for folder in sorted(top.glob("/".join(["*"] * depth))) if depth else [top]:
             if str(folder) == self.place.sink.root:
                 continue
-            if (folder / _REGISTRY / "format.json").exists():
+            if (folder / FORMAT_KEY).exists():
                 raise _a_backend(str(folder))
             if folder.is_dir():
                 _refuse_to_hold(folder, self.place.sink.root)
@@ -308,6 +313,15 @@ def prefix_in(sink: Sink, address: str) -> str | None:
     if any(path.is_symlink() for path in folder.rglob("*")):
         return None
     return "" if folder == root_folder else folder.relative_to(root_folder).as_posix()
+
+
+def _refuse_anothers(sink: Sink, prefix: str) -> None:
+    """Raise `UsageError` if what is below `prefix` is kept, and deleted, by another backend."""
+    parts = prefix.split("/")
+    for depth in range(1, len(parts) + 1):
+        folder = "/".join(parts[:depth])
+        if sink.stat(f"{folder}/{FORMAT_KEY}") is not None:
+            raise _a_backend(sink.url(folder))
 
 
 def _refuse_to_hold(folder: Path, root: str) -> None:

@@ -236,6 +236,19 @@ class TestInPlace:
             manager.adopt(str(address), depth=depth)
         assert "mm copy" in caught.value.hint
 
+    @pytest.mark.parametrize(
+        "folder", ["shelf/inner/models/m/1", "shelf/inner/models", "shelf", "shelf/inner/own"]
+    )
+    def test_what_another_backend_keeps_is_not_adopted_in_place(self, manager, tmp_path, folder):
+        """Its collections would delete what is offered here."""
+        inner = str(tmp_path / "store/shelf/inner")
+        manager.push(make(tmp_path / "m"), "m", version="1", to=inner)
+        make(Path(inner) / "own")
+        with pytest.raises(UsageError) as caught:
+            manager.adopt(str(tmp_path / "store" / folder), model_id="mine")
+        assert inner in str(caught.value)
+        assert manager.list_models() == []
+
     def test_a_version_that_the_registry_lost_is_found_again(self, manager, tmp_path):
         """Its folder names it."""
         lost = make(tmp_path / "store/models/org/lost/v1")
