@@ -78,7 +78,7 @@ def read_over_gaps(
     expected: str | None = head
     for data in _read_on(sink, seq, patience):
         seq += 1
-        gap = _stands_in(data)
+        gap = stands_in(data)
         record = _parse(sink, data, seq, None if gap else expected, trust if gap else None)
         expected = None if gap else record.sha256
         yield record
@@ -124,6 +124,15 @@ def changed(sink: Sink, seq: int, why: str) -> IntegrityError:
     )
 
 
+def lost(sink: Sink, seq: int) -> IntegrityError:
+    """What to raise where an answer hangs on commit `seq`, in whose place an empty one stands."""
+    return IntegrityError(
+        f"commit {seq} of the registry's log at {sink.root} was lost, and a repair put an empty "
+        "one in its place: what was before it cannot be told for sure",
+        hint="see `mm history`; what it is now is whole, and `mm alias set` points an alias",
+    )
+
+
 RESTORE = (
     "see `mm registry check`; `mm registry repair` mends what can be, and takes the rest from a "
     "backup; nothing is written until then"
@@ -151,7 +160,7 @@ def _read_on(sink: Sink, seq: int, patience: Patience) -> Iterator[bytes]:
         window = min(window * 2, _WINDOW)
 
 
-def _stands_in(data: bytes) -> bool:
+def stands_in(data: bytes) -> bool:
     """Whether a repair wrote this commit in the place of a lost one: it does nothing itself."""
     try:
         raw = json.loads(data)

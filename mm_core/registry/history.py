@@ -20,12 +20,15 @@ from mm_core.registry.chain import (
     CommitRecord,
     Patience,
     changed,
+    lost,
     missing,
     parse_commits,
     read_commit,
+    stands_in,
 )
 from mm_core.registry.operations import operation
 from mm_core.registry.parallel import at_once
+from mm_core.registry.signing import Trust
 from mm_core.registry.state import Operation, Row, State, is_available
 from mm_core.schemas import parse_rfc3339, sha256_hex
 from mm_core.sink import Sink
@@ -38,17 +41,41 @@ _MOST = 1 << 20
 def newest_first(sink: Sink, state: State, patience: Patience) -> Iterator[CommitRecord]:
     """The commits up to that of `state`, the newest first.
 
-    `IntegrityError` for one that is absent, or is not the one that its follower names.
+    `IntegrityError` for one that is absent, or is not the one that its follower names,
+    such as one that stands in for a lost one.
     """
-    head = state.head
+    for record, follows in _back_over_gaps(sink, state, patience, None):
+        if not follows:
+            raise lost(sink, record.seq)
+        yield record
+
+
+def newest_first_over_gaps(
+    sink: Sink, state: State, patience: Patience, trust: Trust
+) -> Iterator[CommitRecord]:
+    """As `newest_first`, for people: also over what stands in for lost commits.
+
+    Where `trust` believes only some keys, one of them must have signed that.
+    """
+    return (record for record, _ in _back_over_gaps(sink, state, patience, trust))
+
+
+def _back_over_gaps(
+    sink: Sink, state: State, patience: Patience, trust: Trust | None
+) -> Iterator[tuple[CommitRecord, bool]]:
+    """The commits, the newest first, and whether each is the one that its follower names."""
+    head: str | None = state.head
     for seq, data in _read_back(sink, state.seq, patience):
         if data is None:
             raise missing(sink, seq, "a later commit is there")
-        if sha256_hex(data) != head:
+        gap = stands_in(data)
+        follows = head is None or sha256_hex(data) == head
+        if not (follows or gap):
             raise changed(sink, seq, "it is not the one that the next commit names")
-        head = _prev(sink, seq, data)
-        ((record, _),) = parse_commits(sink, (data,), seq - 1, head)
-        yield record
+        prev = _prev(sink, seq, data)
+        ((record, _),) = parse_commits(sink, (data,), seq - 1, prev, trust if gap else None)
+        head = None if gap else prev  # what it stands in for knew the one before, not it
+        yield record, follows
 
 
 def touching(records: Iterable[CommitRecord], model_id: str | None) -> Iterator[CommitRecord]:

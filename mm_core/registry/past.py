@@ -12,7 +12,14 @@ from itertools import islice
 from typing import TypeVar
 
 from mm_core.exceptions import IntegrityError, NotFoundError, UsageError
-from mm_core.registry.chain import Patience, read_commit, read_commits
+from mm_core.registry.chain import (
+    STANDS_IN,
+    Patience,
+    lost,
+    read_commit,
+    read_commits,
+    read_over_gaps,
+)
 from mm_core.registry.checkpoint import decode
 from mm_core.registry.hint import CHECKPOINT
 from mm_core.registry.layout import CHECKPOINT_PREFIX
@@ -109,7 +116,11 @@ def state_after(
     """
     state = _checkpoint_up_to(sink, seq, patience, trust)
     commits = read_commits(sink, state.seq, state.head, patience, trust)
-    state = replay(state, islice(commits, seq - state.seq))
+    try:
+        state = replay(state, islice(commits, seq - state.seq))
+    except IntegrityError:
+        _refuse_gap(sink, state, seq, patience, trust)
+        raise
     if state.seq != seq or (seq == newest.seq and state.head != newest.head):
         raise IntegrityError(
             f"commit {state.seq + 1} of the registry's log at {sink.root} is lost or was changed",
@@ -131,6 +142,16 @@ def _checkpoint_up_to(sink: Sink, seq: int, patience: Patience, trust: Trust | N
         except IntegrityError as error:
             logger.warning("a checkpoint is damaged", extra={"key": key, "error": str(error)})
     return State()
+
+
+def _refuse_gap(
+    sink: Sink, state: State, seq: int, patience: Patience, trust: Trust | None
+) -> None:
+    """`IntegrityError` if only a lost commit keeps `state` from being brought to `seq`."""
+    records = read_over_gaps(sink, state.seq, state.head, patience, trust)
+    for record in islice(records, seq - state.seq):
+        if STANDS_IN in record.extra:
+            raise lost(sink, record.seq)
 
 
 def _parse(point: str) -> int | datetime:

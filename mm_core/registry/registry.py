@@ -263,7 +263,8 @@ class ModelRegistry:
 
         if limit is None:
             return list(history.since(history.touching(self._log.records(), model_id), since))
-        records = history.newest_first(self._sink, self._log.refresh(), self._deadline)
+        state = self._log.refresh()
+        records = history.newest_first_over_gaps(self._sink, state, self._deadline, self._log.trust)
         found = history.since(history.touching(records, model_id), since)
         return list(islice(found, min(limit, sys.maxsize)))[::-1]
 

@@ -323,9 +323,26 @@ def test_history_goes_on_over_a_gap(sink, seqs):
     assert [
         r.seq for r in records if "stands_in" in r.extra and not r.extra["stands_in"]["fence"]
     ] == list(seqs)
+    assert ModelRegistry(sink).history(limit=1000) == records
     sink.put(log_key(10), b"".join(sink.read(log_key(11))))
     with pytest.raises(IntegrityError, match="commit 10"):
         ModelRegistry(sink).history()
+    with pytest.raises(IntegrityError, match="commit 10"):
+        ModelRegistry(sink).history(limit=1000)
+
+
+def test_what_was_before_a_gap_is_not_guessed(sink):
+    """A roll-back and a past state that hang on a lost commit say that it was lost, and no more."""
+    sink.delete([f.key for f in sink.list(".mm/tail/")])
+    hurt(sink, log_key(20), "cut")
+    repair(sink)
+    registry = ModelRegistry(sink)
+    with pytest.raises(IntegrityError, match="commit 20 .* was lost"):
+        registry.rollback("org/m5", "nobody-ever-set-it")
+    with pytest.raises(IntegrityError, match="commit 20 .* was lost"):
+        registry.reading(as_of=21)
+    assert registry.reading(as_of=19).as_of.commit == 19
+    assert registry.reading(as_of=top_of(sink)).as_of.commit == top_of(sink)
 
 
 def test_an_operation_of_a_later_release_is_not_judged(sink):
