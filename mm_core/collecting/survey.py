@@ -73,7 +73,8 @@ def make_gc_plan(
     With `retention`, surplus versions as well. Costs a listing of the models and
     of the registry's small objects, one `stat` for a few commits, and the file list
     of each version in whose folder there is more, or less, than the registry says.
-    `ConflictError` while the registry is being repaired.
+    `ConflictError` while the registry is being repaired; `NotFoundError` where files are
+    there and no registry, since nothing says then which of them are wanted.
     """
     refuse_unfinished_repair(registry.sink)
     survey = _Survey(registry, grace)
@@ -123,6 +124,8 @@ class _Survey:
 
     def see(self, stored: StoredObject) -> None:
         """Take one object into account."""
+        if not self._state.seq:
+            raise _no_registry(self._sink.root)
         if self._folder is None or not stored.key.startswith(self._prefix):
             self._close_folder()
             owner = owner_of(self._state, stored.key)
@@ -173,6 +176,8 @@ class _Survey:
         """What the look led to."""
         self._close_folder()
         lists = self._unnamed_manifests()
+        if lists and not self._state.seq:
+            raise _no_registry(self._sink.root)
         versions = tuple(self._versions(lists))
         return GcPlan(
             grace=self._grace,
@@ -323,6 +328,14 @@ class _Survey:
 
     def _unregistered(self, objects: Iterable[StoredObject]) -> list[StoredObject]:
         return [stored for stored in objects if not self._registered.holds(stored.key)]
+
+
+def _no_registry(root: str) -> NotFoundError:
+    return NotFoundError(
+        f"there are files of models at {root}, but no registry that has a commit: nothing says "
+        "which of them are wanted",
+        hint="if it was lost, restore it from a backup, or see `mm registry repair` and `mm adopt`",
+    )
 
 
 def _prefix_of(owner: Owner) -> str:

@@ -26,7 +26,7 @@ from mm_core import (
     load_settings,
 )
 from mm_core.cli import main
-from mm_core.collecting import collect, sweeping
+from mm_core.collecting import collect, make_gc_plan, sweeping
 from mm_core.collecting.folders import Registered
 from mm_core.registry import Claim, ModelRegistry, processes
 from mm_core.registry.operations import operation
@@ -492,8 +492,20 @@ def test_what_no_version_names_goes(manager, push, sink):
     assert len(manager.list_models(include_deleted=True)) == 2
 
 
+@pytest.mark.parametrize("left", ["models/", ".mm/format.json models/", ".mm/manifests/"])
+def test_without_a_registry_nothing_is_anybodys_to_delete(push, sink, left):
+    """Where it was lost, or was never there, all files and all lists of files look like nobody's."""
+    push("1")
+    sink.delete([key for key in keys(sink, "") if not key.startswith(tuple(left.split()))])
+    before = keys(sink, "")
+    with pytest.raises(NotFoundError, match="no registry"):
+        make_gc_plan(ModelRegistry(sink), grace=0)
+    assert keys(sink, "") == before != []
+
+
 def test_an_orphan_that_becomes_a_version_is_left(manager, push, sink):
     """Somebody begins to fill that very folder between the plan and the run."""
+    push("2", "other")
     sink.put("models/m/1/old", b"123")
     sink.put("models/m/1/config.json", b"{}")
     sink.pass_time(2 * DAY)
