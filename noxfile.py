@@ -77,26 +77,20 @@ def checks(session: nox.Session) -> None:
     session.install("-e", ".[dev]")
     session.run("mypy")
     _run_examples(session)
-    _run_tests(session)
+    _run_tests(session)  # without coverage, which makes them slower by a third
 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """The whole suite; arguments after ``--`` go to pytest."""
     session.install("-e", ".[dev]")
-    _run_tests(session)
+    _run_tests(session, "--cov", "--cov-report=term")
 
 
-def _run_tests(session: nox.Session) -> None:
+def _run_tests(session: nox.Session, *options: str) -> None:
     """Tests go to the worker that is idle, so that none is left alone with the long ones."""
-    session.run(
-        "pytest",
-        "--numprocesses=auto",
-        "--dist=worksteal",
-        "--cov",
-        "--cov-report=term",
-        *session.posargs,
-    )
+    workers = ("--numprocesses=auto", "--dist=worksteal")
+    session.run("pytest", *workers, *options, *session.posargs)
 
 
 @nox.session(python=PYTHONS)
