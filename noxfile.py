@@ -77,7 +77,7 @@ def checks(session: nox.Session) -> None:
     session.install("-e", ".[dev]")
     session.run("mypy")
     _run_examples(session)
-    _run_tests(session)  # without coverage, which makes them slower by a third
+    _run_tests(session)  # without coverage, which slows them down
 
 
 @nox.session(python=PYTHONS)
