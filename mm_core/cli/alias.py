@@ -109,8 +109,10 @@ def alias_list(state: State, /, model_id: str | None) -> None:
     ]
     state.emit(
         {"aliases": rows, **provenance(reading)},
-        human=output.table(
-            ("MODEL", "ALIAS", "VERSION"), [(r["model_id"], r["alias"], r["version"]) for r in rows]
+        human=output.table_or(
+            "no aliases" + (f" of {model_id!r}" if model_id else ""),
+            ("MODEL", "ALIAS", "VERSION"),
+            [(r["model_id"], r["alias"], r["version"]) for r in rows],
         ),
         quiet=[f"{r['model_id']}:{r['alias']}" for r in rows],
         rows=("alias", rows),

@@ -66,6 +66,18 @@ def read(state: State, registry: ModelRegistry, as_of: str | None = None) -> Rea
     return reading
 
 
+def refuse_nothing(registry: ModelRegistry) -> None:
+    """Raise `NotFoundError` if there is no registry: nothing that can be said to be well."""
+    from mm_core.exceptions import NotFoundError
+
+    if registry.id is None:
+        raise NotFoundError(
+            f"there is no registry at {registry.sink.root}",
+            hint="nothing was ever written to it, or all of it is gone: `mm registry restore` "
+            "brings a backup back, `mm adopt` makes entries of models that are there",
+        )
+
+
 def provenance(reading: Reading) -> dict[str, Any]:
     """What a JSON document says about how old its answers are."""
     found: dict[str, Any] = {}

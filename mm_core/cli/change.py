@@ -7,6 +7,7 @@ import sys
 import click
 
 from mm_core.cli import output
+from mm_core.cli.asking import refuse_nothing
 from mm_core.cli.base import command
 from mm_core.cli.state import State, pass_state
 from mm_core.exceptions import IntegrityError, UsageError
@@ -64,11 +65,13 @@ def verify(state: State, /, reference: str | None, deep: bool, repair: bool) -> 
     """
     with state.manager() as manager:
         report = manager.verify(reference, deep=deep, repair=repair)
+        if not report.checked:
+            refuse_nothing(manager.registry())
     mended = [f"{m.model_id}@{m.version} {m.path}: mended" for m in report.mended]
     document = report.to_json()
     bad = [f"{b.model_id}@{b.version} {b.path}: {b.reason}" for b in report.bad]
     if report.ok:
-        whole = f"{report.checked} files are as they should be"
+        whole = output.counted(report.checked, "file is as it", "files are as they") + " should be"
         state.emit(document, human=[*map(output.clean, mended), whole], quiet=())
         return
     state.so_far = document

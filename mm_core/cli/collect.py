@@ -17,6 +17,8 @@ from mm_core.exceptions import UsageError
 if TYPE_CHECKING:
     from mm_core.collecting import GcPlan
 
+DELETED = "deleted"
+
 EVERY = 5.0
 """Seconds between two lines that say how far it is."""
 
@@ -61,7 +63,7 @@ def gc(state: State, /, *, dry_run: bool, grace: str | None, retention: bool) ->
             document = collected.to_json()
     state.emit(
         {"dry_run": dry_run, **document},
-        human=_lines(done, "nothing was done" if dry_run else "deleted", left),
+        human=_lines(done, "nothing was done" if dry_run else DELETED, left),
         quiet=_keys(done),
     )
 
@@ -105,11 +107,21 @@ def _lines(plan: GcPlan, done: str, left: int) -> Iterator[str]:
         yield f"nothing to do{stay}"
         return
     yield from output.table(("WHAT", "NAME", "FILES", "SIZE"), _rows(plan))
-    count = sum(1 for _ in plan.objects)
-    uploads = len(plan.uploads)
-    what = [_plural(count, "object")] if count or not uploads else []
-    what += [_plural(uploads, "unfinished upload")] if uploads else []
-    yield f"{', '.join(what)}, {output.size(plan.total_bytes)}: {done}{stay}"
+    *sums, last = _sums(plan, done)
+    yield from sums
+    yield last + stay
+
+
+def _sums(plan: GcPlan, done: str) -> Iterator[str]:
+    if plan.retired:
+        removed = "removed; the files wait for the grace" if done == DELETED else done
+        yield f"{output.counted(len(plan.retired), 'surplus version')}: {removed}"
+    counts = {"object": sum(1 for _ in plan.objects), "unfinished upload": len(plan.uploads)}
+    what = [output.counted(count, name) for name, count in counts.items() if count]
+    if what:
+        yield f"{', '.join(what)}, {output.size(plan.total_bytes)}: {done}"
+    elif not plan.retired:
+        yield done
 
 
 def _rows(plan: GcPlan) -> Iterator[tuple[str, str, str, str]]:
@@ -137,7 +149,3 @@ def _rows(plan: GcPlan) -> Iterator[tuple[str, str, str, str]]:
     if plan.litter:
         size = sum(stored.size for stored in plan.litter)
         yield "litter", "heartbeats and probes", str(len(plan.litter)), output.size(size)
-
-
-def _plural(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -69,7 +69,9 @@ def copy(
 def _check(references: tuple[str, ...], *, all_: bool, wishes: dict[str, Any]) -> None:
     if all_ == bool(references):
         raise UsageError(
-            "it takes either models or --all, not both",
+            "it takes either models or --all, not both"
+            if all_
+            else "it is not said which models to copy",
             hint="write mm copy ID --from B --to B, or mm copy --all --from B --to B",
         )
     single = [name for name in ("all_versions", "model_id", "aliases") if wishes[name]]

@@ -88,10 +88,7 @@ def _by_backend(state: State, names: Sequence[str], query: Query) -> None:
         rows=("backend", rows),
     )
     if errors:
-        words = "; ".join(f"{name}: {error}" for name, error in errors.items())
-        raise PartialError(
-            f"{len(errors)} of {len(names)} could not be read: {words}", errors=errors
-        )
+        raise PartialError(f"{len(errors)} of {len(names)} could not be read", errors=errors)
 
 
 def _sum(name: str, usages: Sequence[Usage]) -> Usage:

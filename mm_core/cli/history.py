@@ -68,7 +68,8 @@ def history(
     commits = [record.to_json() for record in reversed(records)]
     state.emit(
         {"commits": commits},
-        human=output.table(
+        human=output.table_or(
+            f"no commit is about {model_id!r}" if model_id else "no commits",
             ("SEQ", "TIME", "WRITER", "WHAT"),
             [(c["seq"], _seconds(c["time"]), c["writer"], _in_words(c)) for c in commits],
         ),

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mm_core.schemas import ModelEntry
 
 _REFERENCE = "ID[@VERSION|:ALIAS]"
+_HEADER = ("MODEL", "VERSION", "TYPE", "SIZE", "STATUS", "ALIASES", "AGE")
+_REGISTERED = "it was only registered, by its path: nobody has listed its files"
 _NOTHING = "no models yet; `mm pull SOURCE` brings one, `mm demo` shows how"
 
 
@@ -84,6 +86,9 @@ def show(state: State, /, reference: str, as_of: str | None) -> None:
     with state.registry() as registry:
         reading = read(state, registry, as_of)
         entry = reading.resolve(reference)
+        if entry.manifest is None:
+            _emit_entry(state, entry, provenance(reading), _REGISTERED)
+            return
         try:
             shown = describe(reading, entry, headers=not reading.alone)
         except OfflineError as error:
@@ -148,18 +153,10 @@ def emit_models(
     models = [entry.to_json() for entry in entries]
     state.emit(
         {"models": models, **facts},
-        human=_list_lines(entries, nothing),
+        human=output.table_or(nothing, _HEADER, [_row(entry) for entry in entries]),
         quiet=[f"{e.model_id}@{e.version}" for e in entries],
         rows=("model", models),
     )
-
-
-def _list_lines(entries: list[ModelEntry], nothing: str) -> Iterator[str]:
-    if not entries:
-        click.echo(nothing, err=True)
-        return
-    header = ("MODEL", "VERSION", "TYPE", "SIZE", "STATUS", "ALIASES", "AGE")
-    yield from output.table(header, [_row(entry) for entry in entries])
 
 
 def _row(entry: ModelEntry) -> tuple[object, ...]:

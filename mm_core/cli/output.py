@@ -42,6 +42,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[s
         yield _line([_paint(cell, width) for cell, width in zip(row, widths, strict=True)])
 
 
+def table_or(
+    nothing: str, header: Sequence[str], rows: Sequence[Sequence[object]]
+) -> Iterator[str]:
+    """`table`; without any rows no line, and on stderr what `nothing` says."""
+    if rows:
+        yield from table(header, rows)
+    else:
+        click.echo(nothing, err=True)
+
+
 def facts(pairs: Iterable[tuple[str, object]]) -> Iterator[str]:
     """Lines ``name  value``, without those whose value is None or empty."""
     shown = [(name, clean(value)) for name, value in pairs if value not in (None, "", ())]
@@ -61,6 +71,11 @@ def number(count: int) -> str:
         if count >= limit:
             return f"{count / limit:.1f} {unit}"
     return str(count)
+
+
+def counted(count: int, what: str, several: str | None = None) -> str:
+    """A count with its noun for people: ``1 entry``, ``1,200 entries``."""
+    return f"{count:,} {what if count == 1 else several or what + 's'}"
 
 
 def age(moment: datetime, now: datetime | None = None) -> str:

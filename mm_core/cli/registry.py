@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mm_core.cli import output
+from mm_core.cli.asking import refuse_nothing
 from mm_core.cli.base import group
 from mm_core.cli.state import State, pass_state
 from mm_core.exceptions import IntegrityError, PartialError
@@ -50,10 +51,14 @@ def check(state: State, /, *, deep: bool) -> None:
 
     Changes nothing. Ends with exit code 6 if anything has to be done.
     """
+    from mm_core.upkeep.check import as_remembered
     from mm_core.upkeep.check import check as look
 
     with state.registry() as found:
         report = look(found.sink, deep=deep, trust=found.trust)
+        if report.ok and not report.commits:
+            refuse_nothing(found)
+        report = as_remembered(report, found)
     document = report.to_json()
     if report.ok:
         state.emit(document, human=_check_lines(report), rows=("finding", document["findings"]))
@@ -66,7 +71,7 @@ def check(state: State, /, *, deep: bool) -> None:
         for line in _check_lines(report):
             click.echo(line)
     raise IntegrityError(
-        f"{len(report.problems)} things are not as they should be",
+        f"{_problems(report)} found",
         hint=_what_to_do(report.problems),
     )
 
@@ -97,6 +102,8 @@ def repair(state: State, /, *, dry_run: bool, from_: Path | None) -> None:
         found = stack.enter_context(state.registry())
         copies = stack.enter_context(contextlib.closing(Copies(from_))) if from_ else None
         done = mend(found.sink, copies=copies, dry_run=dry_run, trust=found.trust)
+        if not (done.steps or done.left or done.seq):
+            refuse_nothing(found)
         if done.steps and not dry_run:
             found.accept(vouch=False)
     document = done.to_json()
@@ -108,7 +115,8 @@ def repair(state: State, /, *, dry_run: bool, from_: Path | None) -> None:
         for line in _repair_lines(done):
             click.echo(line)
     raise IntegrityError(
-        f"{len(done.left)} things cannot be mended from what stands: {done.left[0].why}",
+        f"{output.counted(len(done.left), 'thing')} cannot be mended from what stands: "
+        f"{done.left[0].why}",
         hint=done.left[0].hint,
     )
 
@@ -133,7 +141,7 @@ def backup(state: State, /, file: Path, *, force: bool) -> None:
         written.to_json(),
         human=[
             (
-                f"{file}: {written.objects} objects up to commit {written.seq}, "
+                f"{file}: {output.counted(written.objects, 'object')} up to commit {written.seq}, "
                 f"{output.size(written.size)}"
             )
         ],
@@ -161,7 +169,7 @@ def restore(state: State, /, file: Path, *, to: str | None) -> None:
     state.emit(
         done.to_json(),
         human=[
-            f"{done.created} objects restored, {done.present} were there",
+            f"{output.counted(done.created, 'object')} restored, {done.present} there already",
             f"the last commit of the backup is {done.seq}",
         ],
         quiet=(),
@@ -217,7 +225,7 @@ def export(state: State, /, *, as_: str, file: Path | None, force: bool) -> None
         target.writelines(line.encode() for line in lines)
     state.emit(
         {"path": str(file), "rows": len(entries)},
-        human=[f"{file}: {len(entries)} versions"],
+        human=[f"{file}: {output.counted(len(entries), 'version')}"],
         quiet=[str(file)],
     )
 
@@ -247,7 +255,7 @@ def migrate(state: State, /, file: Path, *, dry_run: bool, skip_bad: bool) -> No
         for line in _migrate_lines(done):
             click.echo(line)
     raise PartialError(
-        f"{len(done.bad)} entries of {file} were left out",
+        f"left out of {file}: {output.counted(len(done.bad), 'entry', 'entries')}",
         hint="mend them in the file, and do it again: what is there is not added twice",
     )
 
@@ -263,10 +271,16 @@ def _check_lines(report: CheckReport) -> Iterator[str]:
             yield f"note: {len(some) - len(told)} more notes; --json tells all"
     how = "hashes" if report.deep else "sizes"
     looked = (
-        f"{report.commits} commits, {report.checkpoints} checkpoints, {report.versions} versions, "
-        f"{how} of {report.files} files"
+        f"{output.counted(report.commits, 'commit')}, "
+        f"{output.counted(report.checkpoints, 'checkpoint')}, "
+        f"{output.counted(report.versions, 'version')}, "
+        f"{how} of {output.counted(report.files, 'file')}"
     )
-    yield f"{looked}: " + ("all is well" if report.ok else f"{len(report.problems)} problems")
+    yield f"{looked}: " + ("all is well" if report.ok else _problems(report))
+
+
+def _problems(report: CheckReport) -> str:
+    return output.counted(len(report.problems), "problem")
 
 
 def _about(finding: Finding) -> str:
@@ -290,11 +304,13 @@ def _repair_lines(done: Repaired) -> Iterator[str]:
     if not steps:
         yield "nothing to do"
     else:
-        yield f"{len(steps)} steps: " + ("nothing was done" if done.dry_run else "done")
+        count = output.counted(len(steps), "step")
+        yield f"{count}: " + ("nothing was done" if done.dry_run else "done")
 
 
 def _migrate_lines(done: Migrated) -> Iterator[str]:
     for bad in done.bad:
         yield output.clean(f"left out: {bad.where}: {bad.why}")
     would = " would be" if done.dry_run else ""
-    yield f"{len(done.added)} versions{would} added, {len(done.present)} were there already"
+    added = output.counted(len(done.added), "version")
+    yield f"{added}{would} added, {len(done.present)} there already"

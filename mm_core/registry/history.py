@@ -145,7 +145,7 @@ def plan_rollback(
     trail, current = _Trail(moves), int(now is not None)
     versions = trail.newest(steps + current)
     if len(versions) < steps + current:
-        raise _never(model_id, alias, versions[current:])
+        raise _never(model_id, alias, now, versions[current:])
     target = versions[-1]
     if not _is_there(state, model_id, target):
         hint = _nearest(state, model_id, trail, at=len(versions) + 1, current=current)
@@ -214,12 +214,11 @@ def _is_there(state: State, model_id: str, version: str) -> bool:
     return row is not None and is_available(row)
 
 
-def _never(model_id: str, alias: str, before: list[str]) -> NotFoundError:
+def _never(model_id: str, alias: str, now: str | None, before: list[str]) -> NotFoundError:
     name = f"{model_id}:{alias}"
     if not before:
-        return NotFoundError(
-            f"{name} never named another version", hint=f"see `mm history {model_id}`"
-        )
+        what = f"names {now}, the first that it ever named" if now else "never named a version"
+        return NotFoundError(f"{name} {what}", hint=f"see `mm history {model_id}`")
     count = len(before)
     return NotFoundError(
         f"{name} named no more than {count} version{'s' * (count > 1)} before",

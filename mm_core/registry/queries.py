@@ -179,13 +179,14 @@ def _as_status(asked: _Asked) -> Condition:
 def _as_one_of(known: list[str], asked: _Asked) -> Condition:
     names = {fold(name): name for name in known}
     wanted = fold(asked.value)
+    upper = known[0].isupper()
     if asked.operator != "~=" and wanted not in names:
+        near = _near(wanted.upper() if upper else wanted, known)
         choices = ", ".join(known) if len(known) < 12 else f"such as {', '.join(known[:3])}"
         raise UsageError(
-            f"{asked.part!r}: there is no {asked.field} {asked.value!r}{_near(wanted, names)}",
+            f"{asked.part!r}: there is no {asked.field} {asked.value!r}{near}",
             hint=f"a {asked.field} is {'one of ' if len(known) < 12 else ''}{choices}",
         )
-    upper = known[0].isupper()
     return Condition(asked.field, asked.operator, wanted.upper() if upper else wanted)
 
 

@@ -84,7 +84,8 @@ def backup(sink: Sink, path: Path, *, overwrite: bool = False, timeout: float = 
     store = Store(sink, timeout=timeout)
     if read_format(sink, store.deadline()) is None:
         raise NotFoundError(
-            f"there is no registry at {sink.root}", hint="nothing was ever written to it"
+            f"there is no registry at {sink.root}",
+            hint="nothing was ever written to it; or if so, see `mm registry check`",
         )
     found = survey(store)
     state = _sound(store, found)

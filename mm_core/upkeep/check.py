@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mm_core.collecting.folders import Registered
 from mm_core.exceptions import IntegrityError
 from mm_core.names import version_prefix
+from mm_core.registry import ModelRegistry
 from mm_core.registry.layout import FORMAT_KEY, HINT_KEY, LOG_PREFIX, log_key, manifest_key
 from mm_core.registry.log import Log
 from mm_core.registry.signing import Trust
@@ -26,6 +27,7 @@ _MANIFEST = re.compile(re.escape(MANIFEST_PREFIX) + r"([0-9a-f]{64})\.json")
 _REPAIR = "mm registry repair"
 _VERIFY = "mm verify --repair"
 _GC = "mm gc"
+_ACCEPT = "mm registry accept"
 
 
 def check(
@@ -63,6 +65,21 @@ def check(
         deep=deep,
         findings=tuple(sorted(findings, key=lambda f: (f.key, f.code))),
     )
+
+
+def as_remembered(report: CheckReport, registry: ModelRegistry) -> CheckReport:
+    """`report`, and a finding where `registry` remembers commits that are not there any more.
+
+    That is another's word: the log may be whole, and an older one.
+    """
+    if not report.ok:
+        return report
+    try:
+        registry.refresh()
+    except IntegrityError as error:
+        found = _finding("not_as_seen", Severity.ERROR, LOG_PREFIX, str(error), _ACCEPT)
+        return replace(report, findings=(*report.findings, found))
+    return report
 
 
 # -- the registry's own objects ---------------------------------------------------------
@@ -267,7 +284,7 @@ def _is_still_so(finding: Finding, before: State, after: State) -> bool:
 
 def _refused(error: IntegrityError) -> Finding:
     """What a reader says of a registry that is whole: it trusts other keys, or saw another."""
-    return _finding("untrusted", Severity.ERROR, LOG_PREFIX, str(error), "mm registry accept")
+    return _finding("untrusted", Severity.ERROR, LOG_PREFIX, str(error), _ACCEPT)
 
 
 def _finding(

@@ -99,6 +99,59 @@ def test_nothing_found_is_said_on_stderr(mm, lake):
     """An empty result is no error, and stdout stays empty for people."""
     assert mm("list", "--filter", "size>9TB") == (0, "", "nothing fits the filter\n")
     assert mm("search", "no-such-word") == (0, "", "nothing holds all of these words\n")
+    assert mm("history", "no/such") == (0, "", "no commit is about 'no/such'\n")
+    assert mm("alias", "list", "no/such") == (0, "", "no aliases of 'no/such'\n")
+    assert json.loads(mm("history", "no/such", "--json")[1])["commits"] == []
+
+
+def test_an_entry_that_was_only_registered_is_shown(mm, lake):
+    """What the registry knows of it; that its files were never listed is null, and said."""
+    code, out, err = mm("show", "org/tiny")
+    assert (code, err) == (0, "")
+    assert "Apache-2.0" in out
+    assert "only registered" in out
+    assert json.loads(mm("show", "org/tiny", "--json")[1])["model"]["files"] is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("registry", "check"), ("registry", "repair"), ("registry", "backup", "b"), ("verify",)],
+)
+def test_what_is_not_there_is_not_well(mm, lake, words):
+    """A path with a typing error, or a registry that is gone as a whole, is not found."""
+    code, out, err = mm("--backend", "./lakke", *words)
+    assert (code, out) == (3, "")
+    assert "there is no registry at" in err
+    shutil.rmtree("lake/.mm")
+    code, out, err = mm(*words)
+    assert (code, out) == (3, "")
+    assert "there is no registry at" in err
+
+
+def test_a_check_says_that_commits_are_gone_which_were_seen(mm, tmp_path):
+    """The log is whole and an older one: only this machine's memory can tell."""
+    registry = ModelRegistry(LocalSink(LocalSink.Config(root=str(tmp_path / "dr"))))
+    for version in ("1", "2"):
+        registry.add_model(registered("org/tiny", version))
+    look = ("--backend", "dr", "registry", "check", "--json")
+    assert mm("list", "--backend", "dr")[0] == mm(*look)[0] == 0
+    Path("dr/.mm/log/000000000002.json").unlink()
+    code, out, _ = mm(*look)
+    (found,) = json.loads(out)["findings"]
+    assert (code, found["code"], found["remedy"]) == (6, "not_as_seen", "mm registry accept")
+    assert mm("registry", "accept", "--backend", "dr")[0] == mm(*look)[0] == 0
+
+
+def test_gc_says_what_becomes_of_surplus_versions(mm, lake):
+    """They are removed, and none of their files yet."""
+    Path("mm.yaml").write_text(CONFIG + "retention: {keep_last: 1}\n")
+    fill(lake, "org/pulled", "2")
+    dry = mm("gc", "--retention", "-n", "--backend", "lake")[1]
+    assert dry.splitlines()[-1].startswith("1 surplus version: nothing was done")
+    done = mm("gc", "--retention", "--backend", "lake")[1]
+    assert done.splitlines()[-1].startswith(
+        "1 surplus version: removed; the files wait for the grace"
+    )
 
 
 def test_search_finds_words_anywhere(mm, lake):

@@ -291,9 +291,12 @@ def test_a_rollback_to_what_is_gone_is_refused_and_the_nearest_named(registry):
 
 def test_a_rollback_too_far_is_refused(registry):
     """An alias that never named so many versions stays where it is; the hint says how many."""
-    with pytest.raises(NotFoundError, match="never named another"):
+    with pytest.raises(NotFoundError, match="m:prod never named a version"):
         registry.rollback("m", "prod")
-    point(registry, "1", "2", "3")
+    point(registry, "1")
+    with pytest.raises(NotFoundError, match="m:prod names 1, the first that it ever named"):
+        registry.rollback("m", "prod")
+    point(registry, "2", "3")
     with pytest.raises(NotFoundError, match="no more than 2 versions before") as refused:
         registry.rollback("m", "prod", steps=3)
     assert refused.value.hint == "the earliest is 1: --steps 2"

@@ -292,7 +292,7 @@ def test_a_query_finds_what_a_plain_predicate_finds(steps, more, conditions, sor
         ("date>9999-12-31", "is no date", ""),
         ("age<soon", "'soon' is no age", ""),
         ("type=text-generaton", "did you mean 'text-generation'", "a type is"),
-        ("status=AVAILABEL", "did you mean 'available'", "one of DOWNLOADING"),
+        ("status=AVAILABEL", "did you mean 'AVAILABLE'", "one of DOWNLOADING"),
     ],
 )
 def test_a_bad_filter_names_its_part_and_what_is_allowed(text, named, hint):
