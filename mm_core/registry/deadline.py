@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -9,11 +10,15 @@ from typing import TypeVar
 
 from mm_core.exceptions import OfflineError, TransientError
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 2.0
 _RIVALS = 16
+_SILENCE = 3.0
+"""Seconds of faults after which somebody who waits is told why."""
 
 
 class Deadline:
@@ -24,6 +29,7 @@ class Deadline:
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
+        self._told_at = min(time.monotonic() + _SILENCE, self._end)
         self._ceiling = _FIRST_PAUSE
 
     @property
@@ -47,7 +53,10 @@ class Deadline:
         return self._sleep(random.uniform(0, took * tries))  # noqa: S311  # jitter
 
     def persist(self, action: Callable[[], T]) -> T:
-        """What `action` returns; a `TransientError` is met by trying again until the deadline."""
+        """What `action` returns; a `TransientError` is met by trying again until the deadline.
+
+        Where that takes long, a warning says so once.
+        """
         while True:
             try:
                 result = action()
@@ -56,8 +65,16 @@ class Deadline:
             except OfflineError:
                 raise
             except TransientError as error:
+                self._tell(error)
                 if not self.pause(error.retry_after):
                     raise
+
+    def _tell(self, error: TransientError) -> None:
+        now = time.monotonic()
+        if self._told_at <= now < self._end:
+            self._told_at = self._end
+            left = round(self._end - now)
+            logger.warning("the store does not answer; trying for %d s more: %s", left, error)
 
     def _sleep(self, wanted: float) -> bool:
         left = self._end - time.monotonic()

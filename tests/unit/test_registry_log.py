@@ -18,6 +18,7 @@ from mm_core.exceptions import (
     TransientError,
 )
 from mm_core.registry import ModelRegistry, probe_exclusive_create
+from mm_core.registry.deadline import Deadline
 from mm_core.registry.operations import operation
 from mm_core.schemas import canonical_json, sha256_hex
 from mm_core.sink import read_bytes
@@ -548,6 +549,21 @@ def test_reads_are_retried_until_the_deadline(sink):
     with pytest.raises(TransientError):
         ModelRegistry(spied, commit_timeout=0.1).list_models()
     assert len(spied.calls) > 1
+
+
+@pytest.mark.parametrize(("silence", "told"), [(60.0, []), (0.0, ["the store does not answer"])])
+def test_who_waits_for_a_store_is_told_why(monkeypatch, caplog, silence, told):
+    """Once, and not where the store comes back soon."""
+    monkeypatch.setattr("mm_core.registry.deadline._SILENCE", silence)
+    faults = iter(range(3))
+
+    def read() -> bytes:
+        if next(faults, None) is not None:
+            raise TransientError("cut")
+        return b"{}"
+
+    assert Deadline(30).persist(read) == b"{}"
+    assert [record.getMessage()[:25] for record in caplog.records] == told
 
 
 def test_losing_every_race_is_not_a_doubt(sink):
