@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 VENDOR_PREFIXES = ("MM_", "HF_", "AWS_", "GOOGLE_", "STORAGE_EMULATOR", "HUGGING_FACE_")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_are_heard() -> None:
+    """Processes that tests start hear SIGINT, also where a shell runs the tests in the background."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
