@@ -89,6 +89,7 @@ def test_the_way_back(hub, backend, tmp_path):
         "ok": True,
         "checked": len(FILES),
         "bad": [],
+        "mended": [],
     }
 
     from mm_core import Plugins
