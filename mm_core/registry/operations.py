@@ -63,7 +63,7 @@ def _apply(draft: Draft, item: Operation, seq: int, index: int) -> None:
         draft.position = [seq, index]
         _rule(item).apply(draft, item)
         draft.note(item["id"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise IntegrityError(f"commit {seq} holds a broken operation: {error!r}") from error
 
 

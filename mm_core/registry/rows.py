@@ -289,7 +289,8 @@ def _same(one: tuple[Row, list[str]], other: tuple[Row, list[str]] | None) -> bo
 
 def _columns(record: Record, row: Row, aliases: list[str]) -> tuple[Any, ...]:
     seq, place = row["added"]
-    metadata = row.get("metadata") or {}
+    metadata = row.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
     kind = ModelType.from_tag(row.get("model_type")).value
     names = [_folded(alias) for alias in aliases] if aliases else []
     key, version = _folded(record.model_id), _folded(row["version"])
@@ -301,8 +302,8 @@ def _columns(record: Record, row: Row, aliases: list[str]) -> tuple[Any, ...]:
         seq,
         place,
         kind,
-        row["status"],
-        min(int(row.get("size_bytes") or 0), _LARGEST),
+        str(row["status"]),
+        _bytes(row.get("size_bytes")),
         microseconds(row.get("date")),
         source,
         licence,
@@ -312,15 +313,23 @@ def _columns(record: Record, row: Row, aliases: list[str]) -> tuple[Any, ...]:
     )
 
 
-def microseconds(date: Any) -> int:
-    """The time in a row, or any `datetime`, since 1970; 0 for none, and for text that is none."""
-    if not date:
+def _bytes(size: Any) -> int:
+    """The size in a row; 0 for none, and for what is none."""
+    try:
+        return max(-_LARGEST, min(int(size or 0), _LARGEST))
+    except (ValueError, TypeError, OverflowError):
         return 0
+
+
+def microseconds(date: Any) -> int:
+    """The time in a row, or any `datetime`, since 1970; 0 for none, and for what is none."""
     try:
         moment = parse_rfc3339(date) if isinstance(date, str) else date
-    except ValueError:  # whoever asks for the entry is told
+        if not isinstance(moment, datetime):
+            return 0
+        since = (moment if moment.tzinfo else moment.astimezone()) - _EPOCH
+    except (ValueError, OverflowError):  # whoever asks for the entry is told
         return 0
-    since = (moment if moment.tzinfo else moment.astimezone()) - _EPOCH
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 

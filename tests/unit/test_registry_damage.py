@@ -4,10 +4,13 @@ import pytest
 
 from mm_core.exceptions import IntegrityError
 from mm_core.registry import ModelRegistry
+from mm_core.registry.layout import log_key
+from mm_core.registry.seal import seal
 from mm_core.schemas import canonical_json, sha256_hex
 from mm_core.sink import read_bytes
 from mm_core.testing.plain import rows_of
 from mm_core.testing.registry import FaultySink, claimed, fill, manifest_for, registered
+from mm_core.upkeep.repair import repair
 from mm_plugins.sinks.memory import MemorySink
 
 pytestmark = pytest.mark.unit
@@ -113,3 +116,17 @@ def test_a_manifest_that_is_read_back_damaged_is_not_somebody_elses(sink):
     claim = claimed(registry, "org/model", "1")
     assert registry.add(claim, manifest_for(claim)).version == "1"
     assert damaged.times == 0
+
+
+@pytest.mark.parametrize("wrong", [{"model_id": ["m"]}, {"alias": {}}, {"alias": 5}, {"id": []}])
+def test_an_operation_that_makes_no_sense_is_damage(sink, wrong):
+    """And no fault of the program that reads it; a repair sets the commit aside."""
+    ModelRegistry(sink).add_model(registered("m", "1"))
+    named = {"op": "alias", "id": "x", "model_id": "m", "version": "1", "alias": "prod"}
+    head = sha256_hex(read_bytes(sink, log_key(1)))
+    commit = {"seq": 2, "prev": head, "id": "x", "writer": "w", "time": "t"}
+    sink.put(log_key(2), seal({**commit, "operations": [{**named, **wrong}]}))
+    with pytest.raises(IntegrityError, match="commit 2 holds a broken operation"):
+        ModelRegistry(sink).list_models()
+    repair(sink)
+    assert [entry.model_id for entry in ModelRegistry(sink).list_models()] == ["m"]

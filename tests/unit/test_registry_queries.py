@@ -383,6 +383,28 @@ def test_rows_of_later_releases_and_strange_ones_are_taken(row, tmp_path):
     assert entry == ModelRegistry(memory_sink(name)).list_models()[0]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"date": 5},
+        {"date": "0001-01-01T00:00:00"},
+        {"size_bytes": "many"},
+        {"size_bytes": -(2**80)},
+        {"metadata": 5},
+        {"model_type": ["x"]},
+        {"source": {"a": 1}},
+    ],
+)
+def test_a_row_that_makes_no_sense_keeps_nobody_from_the_others(row, tmp_path):
+    """Only who asks for that entry is told."""
+    registry = ModelRegistry(memory_sink(tmp_path.name), cache=tmp_path)
+    fields = {"status": "AVAILABLE", "path": "/x", "path_is": "path"}
+    registry._commit([operation("register", "strange", version="1", **fields | row)])
+    registry._commit([operation("register", "m", version="1", **fields)])
+    assert [entry.model_id for entry in registry.query(Query.parse("model=m"))] == ["m"]
+    assert registry.resolve("m").version == "1"
+
+
 def test_text_that_is_no_unicode_comes_back_as_it_was():
     """A lone surrogate in another writer's commit is found, and shown, all the same."""
     row = {"version": "1", "status": "AVAILABLE", "added": [1, 0], "source": "hf://\ud800"}
