@@ -64,6 +64,7 @@ def verify(state: State, /, reference: str | None, deep: bool, repair: bool) -> 
     backend or from where the version came from.
     """
     with state.manager() as manager:
+        state.when_interrupted = output.say_go_on if repair else None
         report = manager.verify(reference, deep=deep, repair=repair)
         if not report.checked:
             refuse_nothing(manager.registry())

@@ -58,6 +58,7 @@ def gc(state: State, /, *, dry_run: bool, grace: str | None, retention: bool) ->
             done, left = plan, 0
             document = plan.to_json()
         else:
+            state.when_interrupted = output.say_go_on
             collected = manager.gc(plan, tell=tell)
             done, left = collected.done, collected.left
             document = collected.to_json()

@@ -17,6 +17,11 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _STATUS_COLORS = {"AVAILABLE": "green", "DOWNLOADING": "cyan", "FAILED": "red"}
 
 
+def say_go_on() -> str:
+    """How to go on after an interrupt, where all that was done counts."""
+    return "what is done stays done; run the same command again to go on"
+
+
 def write_json(document: Mapping[str, Any]) -> None:
     """Print one JSON document, with its ``schema_version``."""
     click.echo(json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=2))

@@ -101,6 +101,7 @@ def repair(state: State, /, *, dry_run: bool, from_: Path | None) -> None:
     with contextlib.ExitStack() as stack:
         found = stack.enter_context(state.registry())
         copies = stack.enter_context(contextlib.closing(Copies(from_))) if from_ else None
+        state.when_interrupted = None if dry_run else output.say_go_on
         done = mend(found.sink, copies=copies, dry_run=dry_run, trust=found.trust)
         if not (done.steps or done.left or done.seq):
             refuse_nothing(found)
@@ -164,6 +165,7 @@ def restore(state: State, /, file: Path, *, to: str | None) -> None:
     from mm_core.upkeep.backup import restore as bring_back
 
     with state.registry(to) as found:
+        state.when_interrupted = output.say_go_on
         done = bring_back(found.sink, file, trust=found.trust)
         found.accept(vouch=False)
     state.emit(

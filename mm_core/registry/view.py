@@ -33,7 +33,8 @@ class JsonView:
         if data.strip() and not _is_view(data) and not self._is_damaged(data):
             raise ConfigError(
                 f"{self.path} holds something that is not a view of a model registry",
-                hint="move the file away, or choose another registry_file",
+                hint="move the file away, or choose another registry_file; if it is a registry of "
+                "another form, `mm registry migrate` brings it over",
             )
 
     def write(self, entries: Iterable[ModelEntry]) -> None:

@@ -502,16 +502,32 @@ def test_the_sample_of_the_guide_works(registry, look_after, content):
     assert {entry.model_id for entry in registry.list_models()} == {"m0", "m1", "m2"}
 
 
-def test_the_log_behind_the_file_is_mended(registry):
-    """A damaged commit is mended, and the last good backup of the log brings it back."""
+@pytest.mark.parametrize("seqs", [(1,), (2,), (3,), (1, 2, 3)])
+def test_the_log_behind_the_file_is_mended(registry, seqs):
+    """Damaged commits come back from the last good backup of the log, which stays."""
     backup_and_repair_registry(registry)
-    key = log_key(2)
-    good = b"".join(registry.sink.read(key))
-    registry.sink.put(key, b"damaged")
+    backup_file = registry.registry_file.with_suffix(".mmbackup")
+    before = backup_file.read_bytes(), objects_of(registry.sink, ".mm/log/")
+    for seq in seqs:
+        registry.sink.put(log_key(seq), b"damaged")
     done = backup_and_repair_registry(registry)
-    assert [step.key for step in done.steps][:1] == [key]
-    repair(registry.sink, copies=Copies(registry.registry_file.with_suffix(".mmbackup")))
-    assert b"".join(registry.sink.read(key)) == good
+    assert {log_key(seq) for seq in seqs} <= {step.key for step in done.steps}
+    assert (backup_file.read_bytes(), objects_of(registry.sink, ".mm/log/")) == before
+    assert {entry.model_id for entry in registry.list_models()} == {"m0", "m1", "m2"}
+
+
+def test_a_backup_that_is_of_no_use_keeps_nobody_from_a_repair(registry, tmp_path):
+    """Neither garbage nor another registry's: then an empty commit stands in for the lost one."""
+    other = ModelRegistry(registry_file=tmp_path / "other.json")
+    other.add_model(ModelEntry(model_id="m", version="1", path=Path("/m")))
+    backup_and_repair_registry(other)
+    backup_file = registry.registry_file.with_suffix(".mmbackup")
+    for seq, content in ((3, b"garbage"), (2, (tmp_path / "other.mmbackup").read_bytes())):
+        backup_file.write_bytes(content)
+        registry.sink.put(log_key(seq), b"damaged")
+        done = backup_and_repair_registry(registry)
+        assert {"stand_in"} <= {step.action for step in done.steps}
+        assert check(registry.sink).ok
 
 
 # -- the command line ------------------------------------------------------------------------
