@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 
 from mm_core.comparing import compare
@@ -183,10 +184,9 @@ class Copier:
     def _pruned(self) -> Iterator[CopiedVersion]:
         theirs = self.target.registry.state()
         ours = self.source.registry.state()  # later: what is there by now had its source before
+        gone = _Gone(self.source.registry, ours)
         for record, row in _available(theirs):
-            mine = ours.row(record.model_id, row["version"])
-            alive = mine is not None and status_of(mine) not in _GONE
-            if alive or _origin_of(row) is None:
+            if _origin_of(row) is None or not gone.holds(record.model_id, row["version"]):
                 continue
             entry = entry_of(self.target.sink, record, row)
             try:
@@ -273,6 +273,32 @@ def _chosen(
             entries = registry.list_models(model_id=reference, status=ModelStatus.AVAILABLE)
         found |= {(entry.model_id, entry.version): entry for entry in entries}
     return list(found.values())
+
+
+class _Gone:
+    """The versions that were removed from a registry: what it never knew is not among them.
+
+    A registry that was taken back to an older state has lost versions without having
+    removed any, and a replica is where they still are.
+    """
+
+    def __init__(self, registry: ModelRegistry, state: State) -> None:
+        self._registry = registry
+        self._state = state
+
+    def holds(self, model_id: str, version: str) -> bool:
+        row = self._state.row(model_id, version)
+        return status_of(row) in _GONE if row is not None else (model_id, version) in self._swept
+
+    @cached_property
+    def _swept(self) -> set[tuple[str, str]]:
+        """Read out of the whole log, once, where it is needed."""
+        return {
+            (str(item.get("model_id")), str(item.get("version")))
+            for commit in self._registry.commits()
+            for item in commit.operations
+            if item.get("op") == "swept"
+        }
 
 
 def _available(state: State) -> Iterator[tuple[Record, Row]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from functools import cached_property
 from itertools import islice
@@ -267,6 +267,10 @@ class ModelRegistry:
         records = history.newest_first_over_gaps(self._sink, state, self._deadline, self._log.trust)
         found = history.since(history.touching(records, model_id), since)
         return list(islice(found, min(limit, sys.maxsize)))[::-1]
+
+    def commits(self) -> Iterator[CommitRecord]:
+        """As `history` without a limit, one by one: a long log need not be held."""
+        return self._log.records()
 
     def manifest(self, entry: ModelEntry) -> Manifest:
         """The file list of a version. `NotFoundError` for one that was only registered."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -30,6 +31,7 @@ from mm_core.schemas import Manifest, StoredFile
 from mm_core.sink import Sink
 from mm_core.testing.material import noise, sha256
 from mm_core.testing.sources import SourceTests
+from mm_core.upkeep.backup import backup, restore
 from mm_plugins.sinks import local, memory
 from mm_plugins.sources import folder, registry
 
@@ -367,6 +369,29 @@ class TestAll:
         manager.remove("m", backend="lake")
         manager.replicate(source="lake", to="dr", prune=True)
         assert [entry.model_id for entry in manager.list_models(backend="dr")] == ["other/name"]
+
+    def test_what_was_swept_in_the_source_is_pruned(self, manager, tmp_path):
+        """Its row is gone, and the log still tells of its end."""
+        push(manager, tmp_path, "m")
+        manager.replicate(source="lake", to="dr")
+        manager.remove("m", backend="lake")
+        manager.gc(manager.plan_gc(backend="lake", grace=0), backend="lake")
+        assert manager.list_models(backend="lake", include_deleted=True) == []
+        assert manager.replicate(source="lake", to="dr", prune=True).count(Outcome.REMOVED) == 1
+
+    def test_what_a_source_has_lost_is_not_pruned(self, manager, tmp_path):
+        """One that was restored from an older backup has removed nothing."""
+        push(manager, tmp_path, "old")
+        backup(manager.sink("lake"), tmp_path / "b")
+        push(manager, tmp_path, "new")
+        manager.replicate(source="lake", to="dr")
+        shutil.rmtree(tmp_path / "lake/.mm")
+        restore(manager.sink("lake"), tmp_path / "b")
+        with ModelManager(manager.settings, plugins=manager.plugins) as fresh:
+            fresh.registry("lake").accept()
+            copies = fresh.replicate(source="lake", to="dr", prune=True)
+            assert copies.count(Outcome.REMOVED) == 0
+            assert [entry.model_id for entry in fresh.list_models(backend="dr")] == ["new", "old"]
 
     def test_an_empty_source_prunes_nothing(self, manager, tmp_path):
         """A root that was mistyped is another registry, or none."""
