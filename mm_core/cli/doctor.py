@@ -32,7 +32,7 @@ LIBRARIES = (
     "PyYAML",
     "structlog",
 )
-EXTRAS = {"s3": ("s3fs",), "gcs": ("gcsfs",), "cli": ("rich",)}
+EXTRAS = {"s3": ("s3fs",), "gcs": ("gcsfs",), "cli": ("rich",), "sign": ("cryptography",)}
 _COLORS = {"ok": "green", "failed": "red", "info": "cyan"}
 
 

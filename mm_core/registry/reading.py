@@ -85,7 +85,10 @@ class Reading:
     def resolve(self, reference: str) -> ModelEntry:
         """The AVAILABLE version that a reference names: see `ModelRegistry.resolve`."""
         state = self._answers.state_with(fold(model_in(reference)))
-        return entry_of(self.sink, *find_available(state, reference))
+        return entry_of(self.sink, *find_available(state, reference, self._model_ids))
+
+    def _model_ids(self) -> list[str]:
+        return [found.model_id for found in self.usage(Query())]
 
     def aliases(self, model_id: str | None = None) -> dict[str, dict[str, str]]:
         """The aliases of one model or of all: model id -> alias -> version."""

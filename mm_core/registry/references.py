@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable, Iterable
 
 from mm_core.exceptions import NotFoundError
 from mm_core.names import check_model_id, fold
 from mm_core.registry.state import Record, Row, State, is_available
 
 
-def find_available(state: State, reference: str) -> tuple[Record, Row]:
-    """The model and the AVAILABLE version that `reference` names, or `NotFoundError`."""
+def find_available(
+    state: State, reference: str, names: Callable[[], Iterable[str]] | None = None
+) -> tuple[Record, Row]:
+    """The model and the AVAILABLE version that `reference` names, or `NotFoundError`.
+
+    `names` tells all models where `state` holds but the one that is asked for.
+    """
     model_id, separator, name = _split(reference)
     record = state.record(model_id)
     if record is None:
-        raise NotFoundError(f"there is no model {model_id!r}", hint=_near(state, model_id))
+        known = names() if names else (found.model_id for found in state.models.values())
+        raise NotFoundError(f"there is no model {model_id!r}", hint=_near(known, model_id))
     row = best(record) if not separator else _named(record, separator, name)
     if row is None or not is_available(row):
         status = f": it is {row['status']}" if row else ""
@@ -63,6 +70,9 @@ def _named(record: Record, separator: str, name: str) -> Row | None:
     return record.row(alias[1]) if row is None and alias else row
 
 
-def _near(state: State, model_id: str) -> str:
-    record = state.models.get(fold(model_id))
-    return f"did you mean {record.model_id!r}?" if record else "see `mm list` for what there is"
+def _near(known: Iterable[str], model_id: str) -> str:
+    import difflib
+
+    by_key = {fold(name): name for name in known}
+    close = difflib.get_close_matches(fold(model_id), by_key, n=1, cutoff=0.7)
+    return f"did you mean {by_key[close[0]]!r}?" if close else "see `mm list` for what there is"

@@ -288,11 +288,17 @@ def test_bad_references_are_refused(registry, reference):
 
 
 def test_a_near_miss_is_named(registry):
-    """The hint of NotFoundError knows a name that differs by case only."""
+    """The hint of NotFoundError knows a name that differs by case, or by a slip of a finger."""
     registry.add_model(entry_of("Org/Model"))
+    registry.add_model(entry_of("another/one"))
+    for wrong in ("org/model", "Org/Mdoel"):
+        for asked in (registry, registry.reading()):
+            with pytest.raises(LookupError) as caught:
+                asked.resolve(wrong)
+            assert caught.value.hint == "did you mean 'Org/Model'?"
     with pytest.raises(LookupError) as caught:
-        registry.resolve("org/model")
-    assert "Org/Model" in caught.value.hint
+        registry.resolve("nothing-like-it")
+    assert "did you mean" not in caught.value.hint
 
 
 def test_a_version_wins_over_an_alias_of_the_same_name(registry):
