@@ -26,7 +26,13 @@ from mm_core.names import version_prefix
 from mm_core.registry import ModelRegistry
 from mm_core.registry.claims import SWEEP_TIMEOUT, is_silent
 from mm_core.registry.entries import read_manifest
-from mm_core.registry.layout import CLAIM_PREFIX, PROBE_PREFIX, claim_key, manifest_key
+from mm_core.registry.layout import (
+    CLAIM_PREFIX,
+    PROBE_PREFIX,
+    claim_key,
+    log_key,
+    manifest_key,
+)
 from mm_core.registry.processes import is_dead
 from mm_core.registry.state import Row, State, open_claim
 from mm_core.schemas import ModelStatus, StoredObject
@@ -120,6 +126,16 @@ class _Survey:
         """What was there by then may go."""
         return ago(self._now, self._grace)
 
+    @cached_property
+    def _born(self) -> datetime:
+        """When the first commit was made here. No file of this registry's is older.
+
+        One that is belongs to a registry that was lost, or to what was added after
+        the backup that this one was restored from.
+        """
+        first = patiently(lambda: self._sink.stat(log_key(1)))
+        return self._now if first is None else first.modified
+
     # -- what stands under models/, one by one, in the order of the keys ---------------
 
     def see(self, stored: StoredObject) -> None:
@@ -176,8 +192,6 @@ class _Survey:
         """What the look led to."""
         self._close_folder()
         lists = self._unnamed_manifests()
-        if lists and not self._state.seq:
-            raise _no_registry(self._sink.root)
         versions = tuple(self._versions(lists))
         return GcPlan(
             grace=self._grace,
@@ -187,7 +201,7 @@ class _Survey:
             versions=versions,
             orphans=tuple(self._orphans(lists)),
             strays=tuple(self._strays),
-            loose=tuple(self._old([s for s in self._nobodys if not could_be_a_version(s.key)])),
+            loose=tuple(self._ours([s for s in self._nobodys if not could_be_a_version(s.key)])),
             litter=tuple(self._litter()),
             uploads=tuple(self._uploads()),
             kept=self._kept,
@@ -242,7 +256,7 @@ class _Survey:
         """Old keys that no version names, by the name under which they can be locked."""
         found: dict[tuple[str, str], list[StoredObject]] = defaultdict(list)
         name: tuple[str, str] | None = None
-        for stored in self._old([s for s in self._nobodys if could_be_a_version(s.key)]):
+        for stored in self._ours([s for s in self._nobodys if could_be_a_version(s.key)]):
             if name is None or not stored.key.startswith(version_prefix(*name)):
                 name = lockable(self._state, stored.key, lists)
             if name is None:
@@ -269,7 +283,9 @@ class _Survey:
         named = {row.get("manifest") for _, row in self._state.rows()}
         found: dict[tuple[str, str], list[StoredObject]] = defaultdict(list)
         unnamed = [s for s in listed(self._sink, _MANIFESTS) if _name_of(s) not in named]
-        for stored in self._old(unnamed):
+        if unnamed and not self._state.seq:
+            raise _no_registry(self._sink.root)
+        for stored in self._ours(unnamed):
             try:
                 manifest = patiently(partial(read_manifest, self._sink, _name_of(stored)))
             except (NotFoundError, IntegrityError):  # not ours to judge
@@ -318,6 +334,13 @@ class _Survey:
         return self._registry.claimed_prefixes(silent_for=self._grace)
 
     # -- small things ----------------------------------------------------------------
+
+    def _ours(self, objects: Sequence[StoredObject]) -> list[StoredObject]:
+        """The old ones of `objects` that were not there before this registry was."""
+        old = self._old(objects)
+        ours = [stored for stored in old if stored.modified >= self._born]
+        self._kept += len(old) - len(ours)
+        return ours
 
     def _old(self, objects: Sequence[StoredObject], *, count: bool = True) -> list[StoredObject]:
         if not objects:

@@ -503,6 +503,28 @@ def test_without_a_registry_nothing_is_anybodys_to_delete(push, sink, left):
     assert keys(sink, "") == before != []
 
 
+@pytest.mark.parametrize("lost", [".mm/", ".mm/log/"])
+def test_what_is_older_than_the_registry_is_not_its_own_to_delete(manager, push, sink, lost):
+    """A new one was begun in the place of one that was lost; what that had stored is all still there."""
+    push("1")
+    push("2", "org/other")
+    mine = keys(sink), keys(sink, ".mm/manifests/") if lost == ".mm/log/" else []
+    sink.delete(keys(sink, lost))
+    sink.pass_time(HOUR)
+    with ModelManager(manager.settings, plugins=manager.plugins) as fresh:
+        fresh.registry().accept()
+        fresh.registry().add_model(ModelEntry(model_id="new", version="1", path="s3://x/y"))
+        sink.put("models/orphan/1/f", b"123")
+        sink.pass_time(2 * DAY)
+        plan = fresh.plan_gc()
+        assert [stored.key for stored in plan.objects if "/probe/" not in stored.key] == [
+            "models/orphan/1/f"
+        ]
+        assert plan.kept == len(mine[0]) + len(mine[1])
+        fresh.gc(plan)
+    assert {*mine[0]} <= {*keys(sink)}
+
+
 def test_an_orphan_that_becomes_a_version_is_left(manager, push, sink):
     """Somebody begins to fill that very folder between the plan and the run."""
     push("2", "other")
