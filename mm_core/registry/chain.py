@@ -128,7 +128,7 @@ def lost(sink: Sink, seq: int) -> IntegrityError:
     """What to raise where an answer hangs on commit `seq`, in whose place an empty one stands."""
     return IntegrityError(
         f"commit {seq} of the registry's log at {sink.root} was lost, and a repair put an empty "
-        "one in its place: what was before it cannot be told for sure",
+        "one in its place: what hangs on it cannot be told any more",
         hint="see `mm history`; what it is now is whole, and `mm alias set` points an alias",
     )
 

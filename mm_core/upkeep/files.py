@@ -30,7 +30,10 @@ def written_at_once(path: Path, *, overwrite: bool) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, (StorageError, AlreadyExistsError)) or error.strerror is None:
             raise
-        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror}",
+            hint="name a file in a folder that is there, with room and with the right to write",
+        ) from error
 
 
 def _publish(staged: Path, path: Path, *, overwrite: bool) -> None:
