@@ -99,7 +99,7 @@ class GcPlan:
     `versions` are swept, `orphans` as well: folders that no version names. `loose`
     are keys that no version could ever hold. `litter` are heartbeats of closed
     claims and left probes. `kept` counts what is younger than `grace` seconds, in
-    use, or cannot be locked. `retention` is what `retired` was chosen by.
+    use, older than the registry, or cannot be locked. `retention` is what `retired` was chosen by.
     """
 
     grace: float
