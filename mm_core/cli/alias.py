@@ -34,7 +34,7 @@ def alias() -> None:
 )
 @click.argument("reference", metavar="ID")
 @click.argument("name", metavar="ALIAS")
-@click.argument("version", metavar="VERSION", required=False)
+@click.argument("version", metavar="[VERSION]", required=False)
 @click.option("--expect", metavar="VERSION", help="Only if ALIAS names this version now.")
 @click.option("--expect-none", is_flag=True, help="Only if ALIAS names nothing now.")
 @pass_state

@@ -36,9 +36,7 @@ class Command(click.Command):
         records = [record for p in own if (record := p.get_help_record(ctx)) and _is_option(p)]
         with formatter.section("Options"):
             formatter.write_dl(records)
-        names = ", ".join(o.opts[-1] for o in global_options())
-        with formatter.section("Global options (see mm --help)"):
-            formatter.write_text(names)
+        write_global_options(formatter)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples as they stand."""
@@ -66,13 +64,22 @@ class Group(click.Group):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands, and the names alone of the global options."""
         self.format_commands(ctx, formatter)
-        names = ", ".join(o.opts[-1] for o in global_options())
-        with formatter.section("Global options (see mm --help)"):
-            formatter.write_text(names)
+        write_global_options(formatter)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples as they stand."""
         write_examples(self.examples, formatter)
+
+
+def write_global_options(formatter: click.HelpFormatter) -> None:
+    """Write the names of the global options, none of them cut in two."""
+    import textwrap
+
+    names = ", ".join(o.opts[-1] for o in global_options())
+    with formatter.section("Global options (see mm --help)"):
+        width = formatter.width - formatter.current_indent
+        for line in textwrap.wrap(names, width, break_on_hyphens=False):
+            formatter.write_text(line)
 
 
 def write_examples(examples: str, formatter: click.HelpFormatter) -> None:
