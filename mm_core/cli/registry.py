@@ -65,7 +65,7 @@ def check(state: State, /, *, deep: bool) -> None:
         return
     state.so_far = document
     if state.format == "jsonl":
-        for finding in document["findings"]:
+        for finding in state.so_far.pop("findings"):
             output.write_json_line("finding", finding)
     elif not state.wants_json:
         for line in _check_lines(report):

@@ -165,7 +165,7 @@ def _show(problem: Problem, state: State, args: list[str]) -> None:
     if format_ == "json":
         output.write_json({**state.so_far, "error": problem.to_json()})
     elif format_ == "jsonl":
-        output.write_json_line("error", {"error": problem.to_json()})
+        output.write_json_line("error", {**state.so_far, "error": problem.to_json()})
     else:
         for line in _lines(problem):
             click.echo(line, err=True)

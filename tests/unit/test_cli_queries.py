@@ -154,6 +154,19 @@ def test_gc_says_what_becomes_of_surplus_versions(mm, lake):
     )
 
 
+def test_the_line_of_an_error_holds_what_was_found(mm, lake):
+    """JSON lines tell as much as one document, where something is wrong, too."""
+    whole = json.loads(mm("verify", "--json")[1])
+    code, out, _ = mm("verify", "--format", "jsonl")
+    (line,) = map(json.loads, out.splitlines())
+    assert (code, line.pop("kind"), line) == (6, "error", whole)
+    assert [bad["path"] for bad in line["bad"]] == ["model.bin"]
+    findings = json.loads(mm("registry", "check", "--json")[1])["findings"]
+    *lines, last = map(json.loads, mm("registry", "check", "--format", "jsonl")[1].splitlines())
+    assert [line["code"] for line in lines] == [found["code"] for found in findings]
+    assert (last["kind"], last["ok"], "findings" in last) == ("error", False, False)
+
+
 def test_search_finds_words_anywhere(mm, lake):
     """In ids, aliases, licences and sources; all words must stand there."""
     assert ids(mm, "search", "LLAMA", "prod") == ["meta/llama@1"]
