@@ -202,7 +202,7 @@ def test_a_backup_goes_on_while_others_commit(sink, other, tmp_path):
 
     def work():
         registry = ModelRegistry(sink)
-        while not stop.is_set():
+        while not stop.wait(0.002):
             registry.set_alias("org/m1", "busy", "1")
 
     thread = threading.Thread(target=work)
