@@ -335,7 +335,8 @@ class _Crew:
             return 0
         victim = self._running[number]
         time.sleep(self._dice.uniform(0, 0.03))
-        os.kill(victim.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it was done by then
+            os.kill(victim.pid, signal.SIGKILL)
         victim.join()
         self._running[number] = self._start(number)
         return int(victim.exitcode == -signal.SIGKILL)

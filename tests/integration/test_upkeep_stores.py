@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -42,7 +43,7 @@ def root(request) -> str:
 @pytest.fixture(scope="module")
 def whole() -> dict[str, bytes]:
     """The objects of a registry of 34 commits, with a checkpoint at 32."""
-    sink = MemorySink(MemorySink.Config(root="memory://upkeep-stores"))
+    sink = MemorySink(MemorySink.Config(root=f"memory://upkeep-stores-{uuid.uuid4()}"))
     registry = ModelRegistry(sink)
     for name in sorted(NAMES):
         claim = claimed(registry, name, "1")
@@ -110,6 +111,7 @@ def test_a_backup_makes_the_registry_anew_in_the_same_store(sink, root, tmp_path
 
 REPAIR = """
 import sys
+import uuid
 from mm_core import Plugins, load_settings
 from mm_core.backends import open_sink
 from mm_core.upkeep.repair import repair

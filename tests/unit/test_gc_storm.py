@@ -31,7 +31,7 @@ import pytest
 
 from mm_core import Plugins, Request, Source, load_settings
 from mm_core.collecting import collect, make_gc_plan, sweeping
-from mm_core.exceptions import MMError
+from mm_core.exceptions import MMError, TransientError
 from mm_core.notices import Notices
 from mm_core.place import Place
 from mm_core.registry import ModelRegistry, begin, claims, deadline, operations
@@ -107,6 +107,8 @@ class Actor(threading.Thread):
         if FREE.get(threading.get_ident()):
             return
         if self.dead:
+            if threading.current_thread() is not self:
+                raise TransientError("this heart outlived its process")
             raise Died
         self.where = where
         self.parked.release()
