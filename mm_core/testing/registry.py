@@ -87,6 +87,39 @@ class FaultySink(Sink):
         return result
 
 
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class MortalSink(FaultySink):
+    """Dies at the nth writing call, before or after it took effect; dead, it answers no more."""
+
+    def __init__(self, inner: Sink, step: int, *, after: bool) -> None:
+        super().__init__(inner, rate=0, seed=0)
+        self.left, self.after = step, after
+
+    def _try(self, action: Callable[[], T]) -> T:
+        if self.left <= 0:
+            raise Killed
+        return action()
+
+    def _count(self, action: Callable[[], None]) -> None:
+        self.left -= 1
+        if self.left == 0 and self.after:
+            action()
+        self._try(action)
+
+    def create(self, key: str, data: bytes) -> None:
+        self._count(lambda: self.inner.create(key, data))
+
+    def put(self, key: str, data: bytes) -> None:
+        self._count(lambda: self.inner.put(key, data))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        listed = list(keys)
+        self._count(lambda: self.inner.delete(listed))
+
+
 def manifest_for(claim: Claim, **fields: Any) -> Manifest:
     """A manifest of one file that ends `claim`."""
     file = StoredFile(path="model.bin", key=f"{claim.prefix}model.bin", size=5, sha256=SHA256)

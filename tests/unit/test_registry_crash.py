@@ -7,46 +7,13 @@ import pytest
 from mm_core.registry import Claim, ModelRegistry
 from mm_core.registry.processes import this_process
 from mm_core.schemas import ModelStatus
-from mm_core.testing.registry import FaultySink, fill, manifest_for
+from mm_core.testing.registry import Killed, MortalSink, fill, manifest_for
 from mm_plugins.sinks.memory import MemorySink
 
 pytestmark = pytest.mark.unit
 
 STEPS = 10
 """Writing calls from a store's first probe to the first version's deleted heartbeat."""
-
-
-class Killed(BaseException):
-    """The process ends here."""
-
-
-class Mortal(FaultySink):
-    """Dies at the nth writing call, before or after it took effect; dead, it answers no more."""
-
-    def __init__(self, inner, step, *, after):
-        super().__init__(inner, rate=0, seed=0)
-        self.left, self.after = step, after
-
-    def _try(self, action):
-        if self.left <= 0:
-            raise Killed
-        return action()
-
-    def _count(self, action):
-        self.left -= 1
-        if self.left == 0 and self.after:
-            action()
-        return self._try(action)
-
-    def create(self, key, data):
-        self._count(lambda: self.inner.create(key, data))
-
-    def put(self, key, data):
-        self._count(lambda: self.inner.put(key, data))
-
-    def delete(self, keys):
-        keys = list(keys)
-        self._count(lambda: self.inner.delete(keys))
 
 
 @pytest.fixture
@@ -67,7 +34,7 @@ def die(sink, monkeypatch):
 
 def test_the_number_of_steps_is_known(sink, monkeypatch):
     """The next test tries each step there is."""
-    whole = Mortal(sink, 1000, after=False)
+    whole = MortalSink(sink, 1000, after=False)
     die(whole, monkeypatch)
     assert 1000 - whole.left == STEPS - 1
 
@@ -76,7 +43,7 @@ def test_the_number_of_steps_is_known(sink, monkeypatch):
 def test_a_writer_may_die_at_any_step(sink, monkeypatch, step, after):
     """The next caller has the version in the end, added exactly once, without waiting."""
     with pytest.raises(Killed):
-        die(Mortal(sink, step, after=after), monkeypatch)
+        die(MortalSink(sink, step, after=after), monkeypatch)
     registry = ModelRegistry(sink, claim_timeout=3600)
     begun = registry.begin("org/model", "1", wait=False)
     if isinstance(begun, Claim):

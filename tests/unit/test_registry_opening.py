@@ -18,7 +18,7 @@ from mm_core.registry.records import Record, Records
 from mm_core.registry.state import State
 from mm_core.schemas import canonical_json, sha256_hex
 from mm_core.sink import read_bytes
-from mm_core.testing.registry import FaultySink, fill, registered
+from mm_core.testing.registry import FaultySink, Killed, MortalSink, fill, registered
 from mm_plugins.sinks.memory import MemorySink
 
 pytestmark = pytest.mark.unit
@@ -259,46 +259,13 @@ def test_stores_of_the_first_form_are_read(sink, registry):
     assert ModelRegistry(sink).list_models() == heir.list_models()
 
 
-class Killed(BaseException):
-    """The process ends here."""
-
-
-class Mortal(FaultySink):
-    """Dies at the nth writing call, before or after it took effect; dead, it answers no more."""
-
-    def __init__(self, inner, step, *, after):
-        super().__init__(inner, rate=0, seed=0)
-        self.left, self.after = step, after
-
-    def _try(self, action):
-        if self.left <= 0:
-            raise Killed
-        return action()
-
-    def _count(self, action):
-        self.left -= 1
-        if self.left == 0 and self.after:
-            action()
-        return self._try(action)
-
-    def create(self, key, data):
-        self._count(lambda: self.inner.create(key, data))
-
-    def put(self, key, data):
-        self._count(lambda: self.inner.put(key, data))
-
-    def delete(self, keys):
-        keys = list(keys)
-        self._count(lambda: self.inner.delete(keys))
-
-
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("step", [1, 2, 3, 4])
 @pytest.mark.parametrize(("made", "note"), [(31, ""), (127, ""), (127, "x" * 1500)])
 def test_a_writer_may_die_while_it_saves(sink, registry, made, note, step, after):
     """At the commit, the pack or checkpoint, the hint, or when old ones are deleted."""
     write(registry, made, metadata={"note": note})
-    mortal = Mortal(sink, step, after=after)
+    mortal = MortalSink(sink, step, after=after)
     try:
         write(ModelRegistry(mortal), 1, start=made, metadata={"note": note})
     except Killed:
