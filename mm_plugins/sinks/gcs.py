@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timezone
+from functools import partial
 from itertools import chain
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -16,7 +16,6 @@ from urllib.parse import quote, urlsplit
 from pydantic import Field, SecretStr
 
 from mm_core import (
-    AuthError,
     Buffer,
     ConfigError,
     IntegrityError,
@@ -30,6 +29,7 @@ from mm_core import (
     parse_rfc3339,
     redact,
 )
+from mm_plugins.sinks._copying import copied_unless_refused
 from mm_plugins.sinks._gcs_api import GcsApi, Transfer, make_file_system
 from mm_plugins.sinks._gcs_checksums import Checksum, checksum_of, tells_other_bytes
 from mm_plugins.sinks._gcs_upload import ResumableUpload
@@ -40,7 +40,6 @@ from mm_plugins.sinks._patience import ATTEMPTS, read_on
 _NOT_THERE = frozenset({404})
 _PAGE = 1000
 _DELETERS = 16
-_log = logging.getLogger(__name__)
 
 
 @hookimpl
@@ -196,13 +195,8 @@ class GcsSink(Sink):
         """On the server's side, also from another bucket; False where GCS refuses that."""
         if not isinstance(other, GcsSink) or not self.copies_from(other):
             return False
-        try:
-            self._copy(other, source_key, key)
-        except AuthError as error:
-            facts = {"from": other.root, "to": self.root, "error": str(error)}
-            _log.info("the store does not copy between these buckets", extra=facts)
-            return False
-        return True
+        copy = partial(self._copy, other, source_key, key)
+        return copied_unless_refused(copy, source=other, target=self)
 
     def delete(self, keys: Iterable[str]) -> None:
         """One request for each, several at a time."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import logging
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
@@ -15,7 +14,6 @@ from urllib.parse import urlsplit
 
 from mm_core import (
     AlreadyExistsError,
-    AuthError,
     Buffer,
     ConfigError,
     IntegrityError,
@@ -32,6 +30,7 @@ from mm_core import (
     redact,
 )
 from mm_plugins.sinks import _s3_upload
+from mm_plugins.sinks._copying import copied_unless_refused
 from mm_plugins.sinks._keys import check_key, check_prefix, check_size
 from mm_plugins.sinks._parts import Parts, part_size
 from mm_plugins.sinks._patience import persist, read_on
@@ -54,7 +53,6 @@ _ACCESS = (
     "endpoint_url", "profile", "anon", "key", "secret", "token", "client_kwargs", "config_kwargs",
 )  # fmt: skip
 _SECRET_KEYS = frozenset({"SSECustomerKey", "SSECustomerAlgorithm"})
-_log = logging.getLogger(__name__)
 
 
 @hookimpl
@@ -223,13 +221,8 @@ class S3Sink(ResumableSink):
         """On the server's side, also from another bucket; False where S3 refuses that."""
         if not isinstance(other, S3Sink) or not self.copies_from(other):
             return False
-        try:
-            self._copy(other, source_key, key)
-        except AuthError as error:
-            facts = {"from": other.root, "to": self.root, "error": str(error)}
-            _log.info("the store does not copy between these buckets", extra=facts)
-            return False
-        return True
+        copy = partial(self._copy, other, source_key, key)
+        return copied_unless_refused(copy, source=other, target=self)
 
     def delete(self, keys: Iterable[str]) -> None:
         """In bulk, 1,000 at a time."""
