@@ -19,6 +19,8 @@ _EXPORTS = {
     "mm_core.source": ("Backends", "RangeReader", "Source"),
     "mm_core.sink": ("Buffer", "ResumableSink", "Sink", "Upload"),
     "mm_core.stored": ("StoredSource",),
+    "mm_core.content": ("Content", "ContentFile"),
+    "mm_core.policy": ("Checked", "Finding", "Policy", "PolicyContext"),
     "mm_core.plugin_config": ("PluginConfig",),
     "mm_core.lazy_config": ("LazyConfig",),
     "mm_core.plugins": ("Plugins",),
@@ -95,6 +97,8 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from mm_core.config import Settings as Settings
     from mm_core.config import load_settings as load_settings
+    from mm_core.content import Content as Content
+    from mm_core.content import ContentFile as ContentFile
     from mm_core.downloader import ModelDownloader as ModelDownloader
     from mm_core.exceptions import AlreadyExistsError as AlreadyExistsError
     from mm_core.exceptions import AuthError as AuthError
@@ -131,6 +135,10 @@ if TYPE_CHECKING:
     from mm_core.names import check_version as check_version
     from mm_core.plugin_config import PluginConfig as PluginConfig
     from mm_core.plugins import Plugins as Plugins
+    from mm_core.policy import Checked as Checked
+    from mm_core.policy import Finding as Finding
+    from mm_core.policy import Policy as Policy
+    from mm_core.policy import PolicyContext as PolicyContext
     from mm_core.redaction import redact as redact
     from mm_core.redaction import redact_url as redact_url
     from mm_core.redaction import remember_secret as remember_secret
