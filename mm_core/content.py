@@ -27,7 +27,7 @@ ReadRange = Callable[[int, int], Iterator[Buffer]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContentFile:
-    """One file whose bytes can be had. `size` is in bytes; `sha256` is None where nobody knows it."""
+    """One file whose bytes can be had. `sha256` is None where nobody knows it."""
 
     path: str
     size: int
@@ -35,7 +35,7 @@ class ContentFile:
 
 
 class Content:
-    """Files by their paths in the model, each to be opened and read in ranges. Safe among threads."""
+    """Files by their paths in the model, each read in ranges. Safe among threads."""
 
     def __init__(self, files: Sequence[ContentFile], reads: Mapping[str, ReadRange]) -> None:
         self.files = tuple(files)
@@ -88,15 +88,19 @@ class RangedFile(io.RawIOBase):
         self._next_window = FIRST_WINDOW
 
     def readable(self) -> bool:
+        """It is."""
         return True
 
     def seekable(self) -> bool:
+        """It is, and that costs nothing."""
         return True
 
     def tell(self) -> int:
+        """The byte that is read next."""
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Read on from another byte; one beyond the end is allowed."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         if start + offset < 0:
             raise ValueError("a place before the file's begin")
@@ -116,6 +120,7 @@ class RangedFile(io.RawIOBase):
         return b"".join(pieces)
 
     def readinto(self, buffer: Writable) -> int:
+        """Fill `buffer`; fewer bytes only at the end of the file."""
         target = memoryview(buffer).cast("B")
         data = self.read(len(target))
         target[: len(data)] = data
