@@ -40,29 +40,36 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hint:
-    """A checkpoint, and a pack of the commits after it.
+    """A checkpoint, and packs of the commits after it: `middle`, and after that `pack`.
 
     `head` is the sha256 of the last commit that they hold; empty where an older
-    release wrote the hint. `former` is the pack that was the newest before.
+    release wrote the hint. `former` are the packs that only the hint before named.
     """
 
     checkpoint: Part
+    middle: Part | None = None
     pack: Part | None = None
     head: str = ""
-    former: str | None = None
+    former: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What leads a reader to `head`, in order."""
+        return tuple(part for part in (self.checkpoint, self.middle, self.pack) if part)
 
     @property
     def seq(self) -> int:
         """The commit to which the hint takes a reader."""
-        return self.checkpoint.seq if self.pack is None else self.pack.seq
+        return self.parts[-1].seq
 
     def to_bytes(self) -> bytes:
         """The hint as it is stored."""
         fields = {
             **self.checkpoint.to_json(),
             "head": self.head,
+            "middle": None if self.middle is None else self.middle.to_json(),
             "tail": None if self.pack is None else self.pack.to_json(),
-            "former": self.former,
+            "former": list(self.former) or None,
         }
         return canonical_json({name: value for name, value in fields.items() if value is not None})
 
@@ -75,9 +82,10 @@ def parse_hint(data: bytes | None) -> Hint | None:
         raw = json.loads(data)
         hint = Hint(
             checkpoint=_part(raw, CHECKPOINT),
-            pack=_part(raw["tail"], PACK) if raw.get("tail") is not None else None,
+            middle=_pack(raw.get("middle")),
+            pack=_pack(raw.get("tail")),
             head=str(raw.get("head", "")),
-            former=_key(raw["former"], PACK) if raw.get("former") is not None else None,
+            former=_keys(raw.get("former")),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         logger.warning("the registry's hint is damaged; looking for a checkpoint by listing")
@@ -100,6 +108,15 @@ def _part(raw: dict[str, Any], name: re.Pattern[str]) -> Part:
     if len(part.sha256) != 64:
         raise ValueError("no sha256")
     return part
+
+
+def _pack(raw: dict[str, Any] | None) -> Part | None:
+    return None if raw is None else _part(raw, PACK)
+
+
+def _keys(raw: Any) -> tuple[str, ...]:
+    """The keys of packs; a single one is a text where an early release wrote the hint."""
+    return tuple(_key(key, PACK) for key in ([raw] if isinstance(raw, str) else raw or ()))
 
 
 def _key(key: str, name: re.Pattern[str]) -> str:

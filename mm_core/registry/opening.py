@@ -143,19 +143,17 @@ class _Opening:
             raise missing(self._sink, state.seq + 1, f"commit {seen.seq} is there")
 
     def _by_hint(self, hint: Hint) -> State | None:
-        """The state after what the hint names; None where one of the two is lost or damaged."""
-        wanted: list[Callable[[], bytes | None]] = [lambda: self._read_part(hint.checkpoint)]
-        if hint.pack is not None:
-            wanted.append(partial(self._read_part, hint.pack))
+        """The state after what the hint names; None where one of its parts is lost or damaged."""
+        wanted = [partial(self._read_part, part) for part in hint.parts]
         if self._seen is not None:
             wanted.append(partial(self._read_commit, self._seen.seq))
         found = at_once(lambda read: read(), wanted)
         if self._seen is not None:
             self._witness = [found.pop()]
         state = self._checkpoint(hint.checkpoint.key, found[0])
-        if state is None or hint.pack is None:
-            return state
-        return self._after_pack(hint.pack.key, found[1], state)
+        for pack, data in zip(hint.parts[1:], found[1:], strict=True):
+            state = None if state is None else self._after_pack(pack.key, data, state)
+        return state
 
     def _by_listing(self) -> State:
         """The state after the newest valid checkpoint and pack that are found by listing."""
@@ -163,7 +161,7 @@ class _Opening:
             name = CHECKPOINT.fullmatch(key)
             state = self._checkpoint(key, self._read(key, name[2])) if name else None
             if state is not None:
-                return self._best_pack(state)
+                return self._after_packs(state)
         return State()
 
     def _follow(self, state: State, *, most: int | None = None) -> State:
@@ -234,14 +232,17 @@ class _Opening:
             logger.warning("a pack of the registry cannot be used", extra=facts)
             return None
 
-    def _best_pack(self, state: State) -> State:
+    def _after_packs(self, state: State) -> State:
+        """The state after the longest packs in a row that follow `state`."""
         names = [name for key in self._listed(PACK_PREFIX) if (name := PACK.fullmatch(key))]
-        names = [name for name in names if int(name[1]) == state.seq + 1]
-        for name in sorted(names, key=lambda name: -int(name[2])):
-            after = self._after_pack(name[0], self._read(name[0], name[3]), state)
-            if after is not None:
-                return after
-        return state
+        names.sort(key=lambda name: -int(name[2]))
+        while True:
+            following = (name for name in names if int(name[1]) == state.seq + 1)
+            tried = (self._after_pack(n[0], self._read(n[0], n[3]), state) for n in following)
+            after = next((found for found in tried if found is not None), None)
+            if after is None or after.seq <= state.seq:
+                return state
+            state = after
 
     def _read_part(self, part: Part) -> bytes | None:
         return self._read(part.key, part.sha256)

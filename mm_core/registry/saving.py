@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mm_core.exceptions import MMError
 from mm_core.registry.checkpoint import checkpoint_key, encode
@@ -22,9 +24,10 @@ logger = logging.getLogger(__name__)
 
 INTERVAL = 32
 _LARGE_COMMIT = 64 << 10
+_TAIL_BYTES = 256 << 10
 _LEAST_BYTES = 128 << 10
 _KEPT_CHECKPOINTS = 3
-_KEPT_PACKS = 2
+_KEPT_PACKS = 3
 
 
 def is_due(seq: int, size: int) -> bool:
@@ -35,10 +38,10 @@ def is_due(seq: int, size: int) -> bool:
 def save(
     sink: Sink, state: State, recent: Recent, *, whole: bool = False, trust: Trust | None = None
 ) -> None:
-    """Write a pack of the commits since the last checkpoint, or a checkpoint, and the hint.
+    """Write a longer pack of the commits since the last checkpoint, or a checkpoint, and the hint.
 
     A checkpoint where `whole` says so, where the hint names none that goes with
-    this log, or where the pack would have more bytes than the last checkpoint
+    this log, or where the packs would have more bytes than the last checkpoint
     (at least 128 KiB, at most 4 MiB): so the cost of checkpoints stays a share
     of that of commits, and what a new reader replays stays bounded.
     """
@@ -57,30 +60,66 @@ def _save_pack(sink: Sink, state: State, recent: Recent, hint: Hint) -> bool:
     commits = recent.between(hint.seq, state.seq)
     if not commits or json.loads(commits[0])["prev"] != hint.head:
         return False
-    before = hint.pack.size if hint.pack else 0
-    size = before + sum(len(commit) + 1 for commit in commits)
-    if size > min(max(hint.checkpoint.size, _LEAST_BYTES), MOST_BYTES):
+    packs, added = hint.parts[1:], sum(len(commit) + 1 for commit in commits)
+    limit = min(max(hint.checkpoint.size, _LEAST_BYTES), MOST_BYTES)
+    if sum(pack.size for pack in packs) + added > limit:
         return False
-    packed = _packed(sink, hint.pack)
-    data = None if packed is None else append(packed, commits)
+    longer = _Longer.of(hint, added)
+    data = longer.written(sink, commits)
     if data is None:
         return False
-    key = pack_key(hint.checkpoint.seq + 1, state.seq, data)
-    sink.put(key, data)
-    pack = Part(seq=state.seq, key=key, sha256=sha256_hex(data), size=size)
-    former = hint.pack.key if hint.pack else None
-    write_hint(sink, Hint(checkpoint=hint.checkpoint, pack=pack, head=state.head, former=former))
-    if hint.former is not None and hint.former != key:
-        sink.delete([hint.former])
+    pack = Part(
+        seq=state.seq,
+        key=pack_key(longer.first, state.seq, data),
+        sha256=sha256_hex(data),
+        size=sum(one.size for one in longer.packs) + added,
+    )
+    sink.put(pack.key, data)
+    new = Hint(
+        checkpoint=hint.checkpoint,
+        middle=pack if longer.is_middle else hint.middle,
+        pack=None if longer.is_middle else pack,
+        head=state.head,
+        former=tuple(one.key for one in longer.packs),
+    )
+    write_hint(sink, new)
+    _delete_former(sink, hint, new)
     return True
 
 
-def _packed(sink: Sink, pack: Part | None) -> bytes | None:
-    """What is packed so far; None if it is lost or damaged."""
-    if pack is None:
-        return b""
-    data = read_if_exists(sink, pack.key)
-    return data if data is not None and sha256_hex(data) == pack.sha256 else None
+@dataclass(frozen=True, slots=True)
+class _Longer:
+    """The packs that are to be one, and longer: the last, or both where that has grown large.
+
+    So most savings write a short pack, and few a long one.
+    """
+
+    packs: tuple[Part, ...]
+    first: int
+    is_middle: bool
+
+    @classmethod
+    def of(cls, hint: Hint, added: int) -> _Longer:
+        if (hint.pack.size if hint.pack else 0) + added > _TAIL_BYTES:
+            return cls(hint.parts[1:], hint.checkpoint.seq + 1, is_middle=True)
+        before = hint.middle or hint.checkpoint
+        return cls((hint.pack,) if hint.pack else (), before.seq + 1, is_middle=False)
+
+    def written(self, sink: Sink, commits: Sequence[bytes]) -> bytes | None:
+        """The bytes of the pack with `commits` at its end; None if it cannot be had."""
+        packed = [read_if_exists(sink, pack.key) for pack in self.packs]
+        found = [data for data in packed if data is not None]
+        if [sha256_hex(data) for data in found] != [pack.sha256 for pack in self.packs]:
+            return None
+        return append(b"".join(found), commits)
+
+
+def _delete_former(sink: Sink, hint: Hint, new: Hint) -> None:
+    """Delete what the hint before `hint` named; who reads by `hint` still finds all."""
+    named = {*(part.key for part in new.parts), *new.former}
+    gone = [key for key in hint.former if key not in named]
+    if gone:
+        sink.delete(gone)
 
 
 def _save_checkpoint(sink: Sink, state: State, trust: Trust | None) -> None:

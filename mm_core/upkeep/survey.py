@@ -189,9 +189,9 @@ def _read_hint(store: Store) -> tuple[Hint | None, str | None]:
     hint = parse_hint(data)
     if hint is None:
         return None, "it cannot be read"
-    for part in (hint.checkpoint, hint.pack):
-        named = store.read(part.key) if part else None
-        if part is None or (named is not None and sha256_hex(named) == part.sha256):
+    for part in hint.parts:
+        named = store.read(part.key)
+        if named is not None and sha256_hex(named) == part.sha256:
             continue
         if store.read(HINT_KEY) != data:  # a writer at work replaced it and what it named
             return _read_hint(store)

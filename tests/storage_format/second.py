@@ -27,7 +27,7 @@ GENESIS = "0" * 64
 REMEMBERED_OPERATIONS = 512
 GAP = 8
 EVERY, LARGE_COMMIT = 32, 64 << 10
-SMALL_PACK, LARGE_PACK = 128 << 10, 4 << 20
+SMALL_PACK, LARGE_PACK, TAIL_PACK = 128 << 10, 4 << 20, 256 << 10
 
 
 class Damaged(Exception):
@@ -563,7 +563,7 @@ class Reader:
     def _from_hint(self) -> State | None:
         hint, before = self.hint(), None
         while hint and hint != before:
-            if state := self._load(hint["key"], hint["sha256"], hint.get("tail")):
+            if state := self._load(hint["key"], hint["sha256"], *self._packs_of(hint)):
                 return self._checked(state)
             hint, before = self.hint(), hint  # a writer may have replaced what it named
         return None
@@ -571,29 +571,43 @@ class Reader:
     def _from_listing(self) -> State:
         packs = sorted(self.store.list(".mm/tail"), reverse=True)
         for key in reversed(self.store.list(".mm/snap")):
-            state = self._load(key, "", None)
-            follows = [
-                p for p in packs if state and p.startswith(f".mm/tail/{state.seq + 1:012d}-")
-            ]
-            longer = (self._load(key, "", {"key": pack, "sha256": ""}) for pack in follows)
-            if state:
-                return self._checked(next(filter(None, longer), state))
+            if best := self._load(key, ""):
+                chosen: list[Json] = []
+                while longer := self._longer(key, chosen, best, packs):
+                    chosen, best = longer
+                return self._checked(best)
         return State()
+
+    def _longer(
+        self, key: str, chosen: list[Json], best: State, packs: list[str]
+    ) -> tuple[list[Json], State] | None:
+        """The packs that are `chosen`, and one more that follows them; None where none does."""
+        for pack in packs:
+            if pack.startswith(f".mm/tail/{best.seq + 1:012d}-"):
+                tried = [*chosen, {"key": pack, "sha256": ""}]
+                state = self._load(key, "", *tried)
+                if state and state.seq > best.seq:
+                    return tried, state
+        return None
+
+    def _packs_of(self, hint: Json) -> list[Json]:
+        return [hint[name] for name in ("middle", "tail") if hint.get(name)]
 
     def _checked(self, state: State) -> State:
         if sha256(self.store.read(log_key(state.seq)) or b"") != state.head:
             raise Damaged(f"commit {state.seq} is not the one of the checkpoint, or of the pack")
         return state
 
-    def _load(self, key: str, digest: str, pack: Json | None) -> State | None:
-        """The state that a checkpoint and a pack lead to; None if one is gone or wrong."""
+    def _load(self, key: str, digest: str, *packs: Json) -> State | None:
+        """The state that a checkpoint and packs lead to; None if one is gone or wrong."""
         try:
             text = gzip.decompress(self._named(key, digest))
             if self.trusted is not None and not is_checkpoint_signed(text, self.trusted):
                 return None
             state = State(without(json.loads(text), "signature"))
-            for raw in unpack(self._named(pack["key"], pack["sha256"])) if pack else ():
-                self._take(state, raw)
+            for pack in packs:
+                for raw in unpack(self._named(pack["key"], pack["sha256"])):
+                    self._take(state, raw)
         except (Damaged, ValueError, OSError, EOFError):
             return None
         return state
@@ -685,25 +699,35 @@ class Writer(Reader):
 
     def _save_pack(self, hint: Json) -> bool:
         """Write a longer pack and its hint; False where it is time for a checkpoint."""
-        tail, since = hint.get("tail"), self._held_by(hint)
+        since, packs = self._held_by(hint), self._packs_of(hint)
         commits = [self.store.read(log_key(n)) or b"" for n in range(since + 1, self.state.seq + 1)]
-        size = (tail["size"] if tail else 0) + sum(len(commit) + 1 for commit in commits)
+        added = sum(len(commit) + 1 for commit in commits)
         limit = min(LARGE_PACK, max(SMALL_PACK, hint["size"]))
-        if json.loads(commits[0])["prev"] != hint["head"] or size > limit:
+        if sum(pack["size"] for pack in packs) + added > limit:
             return False
+        if json.loads(commits[0])["prev"] != hint["head"]:
+            return False
+        tail = [hint["tail"]] if hint.get("tail") else []
+        name = "middle" if sum(pack["size"] for pack in tail) + added > TAIL_PACK else "tail"
+        replaced = packs if name == "middle" else tail
         try:
-            packed = self._named(tail["key"], tail["sha256"]) if tail else b""
+            packed = b"".join(self._named(pack["key"], pack["sha256"]) for pack in replaced)
         except Damaged:
             return False
         packed += gzip.compress(b"".join(commit + b"\n" for commit in commits), mtime=0)
-        span = f"{hint['seq'] + 1:012d}-{self.state.seq:012d}"
+        start = hint if name == "middle" else hint.get("middle", hint)
+        span = f"{start['seq'] + 1:012d}-{self.state.seq:012d}"
         key = f".mm/tail/{span}-{sha256(packed)[:12]}.jsonl.gz"
         self.store.put(key, packed)
+        size = sum(pack["size"] for pack in replaced) + added
         longer = {"seq": self.state.seq, "key": key, "sha256": sha256(packed), "size": size}
-        new = {**without(hint, "former"), "tail": longer, "head": self.state.head}
-        self.store.put(".mm/hint.json", canonical({**new, "former": tail["key"]} if tail else new))
-        if former := hint.get("former"):
-            self.store.delete(former)
+        new = {**without(without(hint, "former"), "tail"), name: longer, "head": self.state.head}
+        former = [pack["key"] for pack in replaced]
+        self.store.put(".mm/hint.json", canonical({**new, "former": former} if former else new))
+        gone = hint.get("former", [])
+        for key in [gone] if isinstance(gone, str) else gone:
+            if key not in former:
+                self.store.delete(key)
         return True
 
     def _save_checkpoint(self) -> None:
@@ -714,7 +738,7 @@ class Writer(Reader):
         self.store.put(".mm/hint.json", canonical({**hint, "head": self.state.head}))
 
     def _held_by(self, hint: Json) -> int:
-        return hint.get("tail", hint)["seq"]
+        return [hint, *self._packs_of(hint)][-1]["seq"]
 
 
 def now() -> str:

@@ -179,6 +179,80 @@ def test_what_a_new_reader_replays_is_bounded(sink, registry):
     assert ModelRegistry(sink).list_models() == registry.list_models()
 
 
+@pytest.fixture
+def short_tails(monkeypatch):
+    """A pack of more than 24 KiB becomes the middle one: two levels, without 1,000s of commits."""
+    monkeypatch.setattr("mm_core.registry.saving._TAIL_BYTES", 24 << 10)
+    monkeypatch.setattr("mm_core.registry.saving._LEAST_BYTES", 1 << 20)
+
+
+def named_packs(sink):
+    return [part for name in ("middle", "tail") if (part := hint_of(sink).get(name))]
+
+
+def test_a_pack_that_has_grown_large_becomes_the_middle_one(sink, registry, short_tails):
+    """Most savings write a short pack. Together the two hold all commits since the checkpoint."""
+    forms = set()
+    for number in range(0, 1024, 32):
+        write(registry, 32, start=number)
+        packs = named_packs(sink)
+        forms.add((*(name for name in ("middle", "tail") if name in hint_of(sink)),))
+        lines = [gzip.decompress(read_bytes(sink, part["key"])) for part in packs]
+        assert [len(text) for text in lines] == [part["size"] for part in packs]
+        held = b"".join(lines).splitlines()
+        assert held == [read_bytes(sink, log_key(seq)) for seq in range(33, number + 33)]
+        assert hint_of(sink).get("tail", {"size": 0})["size"] <= 24 << 10
+        assert len(list(sink.list(".mm/tail/"))) <= 4
+    assert forms == {(), ("tail",), ("middle",), ("middle", "tail")}
+    counting = Counting(sink)
+    assert ModelRegistry(counting).list_models() == registry.list_models()
+    assert {call for call, _ in counting.asked} == {"read"}
+
+
+@pytest.mark.parametrize("hint", [True, False])
+@pytest.mark.parametrize("lost", ["middle", "tail", "both"])
+def test_a_lost_pack_of_two_costs_reading_the_log(sink, registry, short_tails, lost, hint):
+    """Neither state nor commits are lost; whoever commits next leaves a way that needs no listing."""
+    made = 0
+    while len(named_packs(sink) if made else ()) < 2:
+        write(registry, 32, start=made)
+        made += 32
+    names = hint_of(sink)
+    sink.delete([names[name]["key"] for name in ("middle", "tail") if lost in (name, "both")])
+    if not hint:
+        sink.delete([".mm/hint.json"])
+    heir = ModelRegistry(sink)
+    assert heir.list_models() == registry.list_models()
+    write(heir, 32, start=made)
+    counting = Counting(sink)
+    assert ModelRegistry(counting).list_models() == heir.list_models()
+    assert {call for call, _ in counting.asked} == {"read"}
+
+
+@pytest.mark.parametrize("step", [2, 3, 4])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_writer_may_die_while_it_makes_the_middle_pack(sink, registry, short_tails, step, after):
+    """At the pack, at the hint, or when what was merged is deleted: all of it can be read."""
+    write(registry, 31)
+    made = 31
+    while made < 31 + 32 * 24:
+        before = hint_of(sink) if made > 31 else {}
+        merges = before.get("tail", {"size": 0})["size"] + (9 << 10) > 24 << 10
+        mortal = MortalSink(sink, step, after=after)
+        try:
+            write(ModelRegistry(mortal) if merges else registry, 1, start=made)
+        except Killed:
+            pass
+        made += 1
+        heir = ModelRegistry(sink)
+        assert len(heir.list_models()) == made
+        write(heir, 31, start=made)
+        made += 31
+    counting = Counting(sink)
+    assert len(ModelRegistry(counting).list_models()) == made
+    assert {call for call, _ in counting.asked} == {"read"}
+
+
 def test_a_large_commit_is_saved_at_once(sink, registry):
     """One commit of more than 64 KiB does not wait for the 32nd: no reader replays many of them."""
     write(registry, 2, metadata={"note": "x" * (65 << 10)})

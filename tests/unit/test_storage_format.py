@@ -144,14 +144,15 @@ def test_stores(program, case, tmp_path):
 def test_the_hint_names_what_stands(tmp_path):
     """The example of a hint is one: its hashes, sizes and numbers are those of the objects."""
     hint, objects = STORE["hint"], {k: base64.b64decode(v) for k, v in STORE["objects"].items()}
-    checkpoint, pack = objects[hint["key"]], objects[hint["tail"]["key"]]
+    checkpoint = objects[hint["key"]]
     assert (hint["sha256"], hint["size"]) == (sha256_hex(checkpoint), len(checkpoint))
-    assert (hint["tail"]["sha256"], hint["tail"]["size"]) == (
-        sha256_hex(pack),
-        len(gzip.decompress(pack)),
-    )
-    lines = [LOG["commits"][seq - 1]["text"] + "\n" for seq in range(7, 13)]
-    assert gzip.decompress(pack).decode() == "".join(lines)
+    for name, first, last in (("middle", 7, 9), ("tail", 10, 12)):
+        packed = objects[hint[name]["key"]]
+        text = gzip.decompress(packed)
+        assert hint[name]["seq"] == last
+        assert (hint[name]["sha256"], hint[name]["size"]) == (sha256_hex(packed), len(text))
+        lines = [LOG["commits"][seq - 1]["text"] + "\n" for seq in range(first, last + 1)]
+        assert text.decode() == "".join(lines)
     assert hint["head"] == STATES[12]["head"]
     assert canonical_json(hint) == objects[".mm/hint.json"]
 

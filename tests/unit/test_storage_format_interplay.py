@@ -126,6 +126,30 @@ def test_in_turn(seed, tmp_path):
     assert main(["registry", "check", "--deep", "--backend", str(tmp_path)]) == 0
 
 
+def test_in_turn_with_packs_of_two_levels(tmp_path, monkeypatch):
+    """A pack that has grown large becomes the middle one, whoever of the two writes it."""
+    monkeypatch.setattr("mm_core.registry.saving._TAIL_BYTES", 20 << 10)
+    monkeypatch.setattr(second, "TAIL_PACK", 20 << 10)
+    writers, seen = [OurWriter(tmp_path), SecondWriter(tmp_path)], set()
+    register = {"op": "register", "status": "AVAILABLE", "path": "/x", "path_is": "path"}
+    for number in range(12 * 32):
+        fields = register if number == 0 else {"op": "alias", "alias": f"a{number % 32}"}
+        saver = writers[number // 64 % 2]
+        saver.commit({"id": f"o{number}", "model_id": "org/a", "version": "1", **fields})
+        if number % 32 == 31:
+            hint = json.loads((tmp_path / ".mm/hint.json").read_bytes())
+            seen.add((type(saver), *(name for name in ("middle", "tail") if name in hint)))
+            assert writers[0].state() == writers[1].state()
+            for program in (Ours(), Second()):
+                assert program.open(tmp_path) == ("the state", writers[1].state())
+    assert seen >= {
+        (kind, *form)
+        for kind in (OurWriter, SecondWriter)
+        for form in (("middle",), ("middle", "tail"))
+    }
+    assert main(["registry", "check", "--deep", "--backend", str(tmp_path)]) == 0
+
+
 def test_signed(tmp_path):
     """A signed store, beyond a checkpoint, is believed by both who trust the key, and by nobody else."""
     serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
