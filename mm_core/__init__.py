@@ -16,11 +16,24 @@ _EXPORTS = {
     "mm_core.registry": ("ModelRegistry",),
     "mm_core.registry.queries": ("Query",),
     "mm_core.config": ("Settings", "load_settings"),
+    "mm_core.config.sections": ("Names", "Seconds", "Size"),
     "mm_core.source": ("Backends", "RangeReader", "Source"),
-    "mm_core.sink": ("Buffer", "ResumableSink", "Sink", "Upload"),
+    "mm_core.sink": ("Buffer", "NamingSink", "ResumableSink", "Sink", "Upload"),
     "mm_core.stored": ("StoredSource",),
+    "mm_core.executor": ("Ended", "Executor", "Job"),
+    "mm_core.transfer.stop": ("Stop",),
     "mm_core.content": ("Content", "ContentFile"),
     "mm_core.policy": ("Checked", "Finding", "Policy", "PolicyContext"),
+    "mm_core.signatures.port": (
+        "Identity",
+        "Signed",
+        "Signer",
+        "SigningKey",
+        "Statement",
+        "TrustedKeys",
+    ),
+    "mm_core.signatures.shelf": ("Bundle", "could_be_bundle"),
+    "mm_core.signatures.checking": ("CheckedSignature", "SignatureState", "check_signatures"),
     "mm_core.plugin_config": ("PluginConfig",),
     "mm_core.lazy_config": ("LazyConfig",),
     "mm_core.plugins": ("Plugins",),
@@ -30,10 +43,12 @@ _EXPORTS = {
     "mm_core.metrics": ("track_performance",),
     "mm_core.upkeep.registry_file": ("backup_and_repair_registry",),
     "mm_core.integrity": ("file_sha256", "verify_file_integrity"),
+    "mm_core.sizes": ("size_in_words",),
     "mm_core.redaction": ("redact", "redact_url", "remember_secret"),
     "mm_core.schemas": (
         "content_version",
         "parse_rfc3339",
+        "rfc3339",
         "Action",
         "Manifest",
         "ModelEntry",
@@ -62,11 +77,13 @@ _EXPORTS = {
         "InvalidNameError",
         "MMError",
         "MissingExtraError",
+        "NoStoreError",
         "NotFoundError",
         "OfflineError",
         "PartialError",
         "PluginError",
         "PolicyError",
+        "SignatureError",
         "SourceChangedError",
         "StorageError",
         "TransientError",
@@ -97,6 +114,9 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from mm_core.config import Settings as Settings
     from mm_core.config import load_settings as load_settings
+    from mm_core.config.sections import Names as Names
+    from mm_core.config.sections import Seconds as Seconds
+    from mm_core.config.sections import Size as Size
     from mm_core.content import Content as Content
     from mm_core.content import ContentFile as ContentFile
     from mm_core.downloader import ModelDownloader as ModelDownloader
@@ -111,16 +131,21 @@ if TYPE_CHECKING:
     from mm_core.exceptions import InvalidNameError as InvalidNameError
     from mm_core.exceptions import MissingExtraError as MissingExtraError
     from mm_core.exceptions import MMError as MMError
+    from mm_core.exceptions import NoStoreError as NoStoreError
     from mm_core.exceptions import NotFoundError as NotFoundError
     from mm_core.exceptions import OfflineError as OfflineError
     from mm_core.exceptions import PartialError as PartialError
     from mm_core.exceptions import PluginError as PluginError
     from mm_core.exceptions import PolicyError as PolicyError
+    from mm_core.exceptions import SignatureError as SignatureError
     from mm_core.exceptions import SourceChangedError as SourceChangedError
     from mm_core.exceptions import StorageError as StorageError
     from mm_core.exceptions import TransientError as TransientError
     from mm_core.exceptions import UploadLostError as UploadLostError
     from mm_core.exceptions import UsageError as UsageError
+    from mm_core.executor import Ended as Ended
+    from mm_core.executor import Executor as Executor
+    from mm_core.executor import Job as Job
     from mm_core.hookspecs import MM_API as MM_API
     from mm_core.hookspecs import PlanContext as PlanContext
     from mm_core.hookspecs import hookimpl as hookimpl
@@ -161,14 +186,29 @@ if TYPE_CHECKING:
     from mm_core.schemas import UnfinishedUpload as UnfinishedUpload
     from mm_core.schemas import content_version as content_version
     from mm_core.schemas import parse_rfc3339 as parse_rfc3339
+    from mm_core.schemas import rfc3339 as rfc3339
+    from mm_core.signatures.checking import CheckedSignature as CheckedSignature
+    from mm_core.signatures.checking import SignatureState as SignatureState
+    from mm_core.signatures.checking import check_signatures as check_signatures
+    from mm_core.signatures.port import Identity as Identity
+    from mm_core.signatures.port import Signed as Signed
+    from mm_core.signatures.port import Signer as Signer
+    from mm_core.signatures.port import SigningKey as SigningKey
+    from mm_core.signatures.port import Statement as Statement
+    from mm_core.signatures.port import TrustedKeys as TrustedKeys
+    from mm_core.signatures.shelf import Bundle as Bundle
+    from mm_core.signatures.shelf import could_be_bundle as could_be_bundle
     from mm_core.sink import Buffer as Buffer
+    from mm_core.sink import NamingSink as NamingSink
     from mm_core.sink import ResumableSink as ResumableSink
     from mm_core.sink import Sink as Sink
     from mm_core.sink import Upload as Upload
+    from mm_core.sizes import size_in_words as size_in_words
     from mm_core.source import Backends as Backends
     from mm_core.source import RangeReader as RangeReader
     from mm_core.source import Source as Source
     from mm_core.stored import StoredSource as StoredSource
+    from mm_core.transfer.stop import Stop as Stop
     from mm_core.upkeep.registry_file import (
         backup_and_repair_registry as backup_and_repair_registry,
     )

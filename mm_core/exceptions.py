@@ -17,11 +17,13 @@ the exit code that the command line ends with::
     │   ├── UploadLostError          5   the store has forgotten an unfinished upload
     │   └── CommitUnknownError       5   a commit may or may not have been made
     ├── IntegrityError (ValueError)  6   bytes are not what they should be
-    │   └── SourceChangedError       6   the source changed while it was being read
+    │   ├── SourceChangedError       6   the source changed while it was being read
+    │   └── SignatureError           6   a version is not signed by whom it should be
     ├── PolicyError                  7   a policy refuses the model
     ├── ConflictError                8   somebody else was first
     │   └── AlreadyExistsError       8   (FileExistsError)
     ├── StorageError (OSError)       1   the backend refused or failed for good
+    │   └── NoStoreError             3   there is no such bucket, container or share
     ├── PartialError                10   some of several failed
     └── CancelledError             130   the caller asked to stop
 
@@ -31,7 +33,8 @@ holds a secret: see `mm_core.redaction`.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 
 class MMError(Exception):
@@ -158,11 +161,31 @@ class SourceChangedError(IntegrityError):
     code = "source_changed"
 
 
+class SignatureError(IntegrityError):
+    """A signature is wrong, is of other files, or is not by anybody who is trusted."""
+
+    code = "signature"
+
+
 class PolicyError(MMError):
-    """A policy refuses this model."""
+    """A policy refuses this model.
+
+    `findings` are what it refuses, and what it warns of, as JSON data; a plugin that
+    raises this by itself need not give any.
+    """
 
     exit_code = 7
     code = "policy"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        findings: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.findings = tuple(findings)
 
 
 class ConflictError(MMError):
@@ -182,6 +205,13 @@ class StorageError(MMError, OSError):
     """The backend failed for good: a full disk, a read-only folder, a broken store."""
 
     code = "storage"
+
+
+class NoStoreError(StorageError):
+    """The store itself does not exist. No `NotFoundError`: nobody may take it for an empty one."""
+
+    exit_code = 3
+    code = "no_store"
 
 
 class PartialError(MMError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from mm_core import (
     ConfigError,
     MissingExtraError,
     MMError,
+    NoStoreError,
     NotFoundError,
     StorageError,
     TransientError,
@@ -34,6 +36,9 @@ from mm_plugins.sinks._gcs_direct import Direct, DirectBody
 from mm_plugins.sinks._patience import ATTEMPTS, persist
 
 _READ = 4 << 20
+_NO_BUCKET = b"bucket does not exist"
+_OF_THE_BUCKET = re.compile(r"/b/[^/]+/o$")
+"""Where objects are listed and made: only the bucket can be missing there."""
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _HOW_TO_SIGN_IN = (
     "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
@@ -126,7 +131,7 @@ class GcsApi:
         def once() -> Answer:
             with _translated(name):
                 answer: Answer = self._run(self._whole, method, path, params, headers, body)
-            return _accepted(answer, accept, name)
+            return _accepted(answer, accept, name, path)
 
         return persist(once, attempts=attempts)
 
@@ -160,7 +165,7 @@ class GcsApi:
             answer = Answer(
                 *self._direct.ask(method, url, signed, body, name=name, repeatable=attempts > 1)
             )
-            return _accepted(answer, accept, name)
+            return _accepted(answer, accept, name, path)
 
         return persist(once, attempts=attempts)
 
@@ -310,10 +315,17 @@ def make_file_system(*, project: str | None, token: str | None, endpoint_url: st
         ) from error
 
 
-def _accepted(answer: Answer, accept: frozenset[int], name: str) -> Answer:
+def _accepted(answer: Answer, accept: frozenset[int], name: str, path: str) -> Answer:
     if 200 <= answer.status < 300 or answer.status in accept:
         return answer
-    raise _error_for(answer.status, answer.headers, answer.body, name)
+    error = _error_for(answer.status, answer.headers, answer.body, name)
+    if _OF_THE_BUCKET.search(path) and isinstance(error, NotFoundError):
+        raise _no_bucket(f"{name}: GCS answered 404{_reason(answer.body)}")
+    raise error
+
+
+def _no_bucket(what: str) -> NoStoreError:
+    return NoStoreError(what, hint="make the bucket first, or correct the root")
 
 
 def _is_from(start: int, body: Body) -> bool:
@@ -323,6 +335,8 @@ def _is_from(start: int, body: Body) -> bool:
 
 def _error_for(status: int, headers: Mapping[str, str], body: bytes, name: str) -> MMError:
     what = f"{name}: GCS answered {status}{_reason(body)}"
+    if status == 404 and _NO_BUCKET in body:
+        return _no_bucket(what)
     if status == 404:
         return NotFoundError(f"{name} is not there, or its bucket is not")
     if status in (401, 403):

@@ -10,6 +10,7 @@ from mm_core import (
     AlreadyExistsError,
     AuthError,
     MMError,
+    NoStoreError,
     NotFoundError,
     StorageError,
     TransientError,
@@ -23,7 +24,7 @@ _SIGN_IN_AGAIN = "the session is over: sign in again, such as by `aws sso login`
 _REGION = "give the bucket's own region: AWS_DEFAULT_REGION, or `region` in options"
 _CLOCK = "set this machine's clock"
 _CODES: dict[str, tuple[type[MMError], str | None]] = {
-    "NoSuchBucket": (NotFoundError, "make the bucket first, or correct the root"),
+    "NoSuchBucket": (NoStoreError, "make the bucket first, or correct the root"),
     "ExpiredToken": (AuthError, _SIGN_IN_AGAIN),
     "InvalidToken": (AuthError, _SIGN_IN_AGAIN),
     "TokenRefreshRequired": (AuthError, _SIGN_IN_AGAIN),

@@ -15,6 +15,7 @@ from mm_core import (
     CancelledError,
     ConfigError,
     MMError,
+    NoStoreError,
     NotFoundError,
     StorageError,
     TransientError,
@@ -70,24 +71,25 @@ def test_a_sink_works_again_after_it_was_closed(gcs):
 
 
 def test_a_bucket_that_is_not_there_is_told(gcs):
-    """NotFoundError, which names the bucket."""
+    """NoStoreError, which names the bucket, and what to do."""
     sink = open_sink("gs://no-such-bucket-here/x")
     for attempt in (lambda: sink.put("a", b""), lambda: list(sink.list(""))):
-        with pytest.raises(NotFoundError, match="no-such-bucket-here"):
+        with pytest.raises(NoStoreError, match="no-such-bucket-here") as caught:
             attempt()
+        assert "bucket" in caught.value.hint
 
 
 @pytest.fixture
 def refusing(monkeypatch):
     """A server that answers each request with the status that is set."""
-    status = [500]
+    status, words = [500], ["told"]
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def answer(self):
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            body = json.dumps({"error": {"message": f"told, Bearer {SECRET}"}}).encode()
+            body = json.dumps({"error": {"message": f"{words[0]}, Bearer {SECRET}"}}).encode()
             self.send_response(status[0])
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -104,6 +106,7 @@ def refusing(monkeypatch):
         yield (
             open_sink("gs://bucket/x", endpoint_url=f"http://127.0.0.1:{server.server_port}"),
             status,
+            words,
         )
         server.shutdown()
 
@@ -114,7 +117,7 @@ def refusing(monkeypatch):
         (400, StorageError),
         (401, AuthError),
         (403, AuthError),
-        (404, NotFoundError),
+        (404, NoStoreError),
         (408, TransientError),
         (409, TransientError),
         (412, AlreadyExistsError),
@@ -125,7 +128,7 @@ def refusing(monkeypatch):
 )
 def test_each_answer_is_one_of_our_errors(refusing, status, expected):
     """By status, in each call, and no secret of the answer is in it."""
-    sink, answer = refusing
+    sink, answer, words = refusing
     answer[0] = status
     attempts = [lambda: sink.create("a", b"x"), lambda: list(sink.list(""))]
     if status != 404:
@@ -135,6 +138,10 @@ def test_each_answer_is_one_of_our_errors(refusing, status, expected):
             attempt()
         assert type(caught.value) is expected
         assert SECRET not in str(caught.value)
+    if status == 404:
+        with pytest.raises(NotFoundError):
+            list(sink.read("a"))
+        words[0] = "The specified bucket does not exist."
     with pytest.raises(expected):
         list(sink.read("a"))
 

@@ -12,10 +12,12 @@ from mm_core import (
     AuthError,
     ConfigError,
     MMError,
+    NoStoreError,
     NotFoundError,
     StorageError,
     TransientError,
 )
+from mm_core.registry import ModelRegistry
 from mm_core.sink import read_bytes
 from mm_core.testing.material import cut, digest, noise, sha256
 from mm_plugins.sinks import _patience
@@ -137,12 +139,18 @@ def test_a_sink_works_again_after_it_was_closed(s3):
 
 
 def test_a_bucket_that_is_not_there_is_told(s3):
-    """NotFoundError, with the next step."""
+    """NoStoreError, with the next step; nobody takes it for an empty store."""
     sink = open_sink("s3://no-such-bucket-here/x")
-    for attempt in (lambda: sink.put("a", b""), lambda: list(sink.list(""))):
-        with pytest.raises(NotFoundError) as caught:
+    for attempt in (
+        lambda: sink.put("a", b""),
+        lambda: list(sink.list("")),
+        lambda: list(sink.read("a")),
+        ModelRegistry(sink).list_models,
+    ):
+        with pytest.raises(NoStoreError) as caught:
             attempt()
         assert "bucket" in caught.value.hint
+        assert caught.value.exit_code == 3
 
 
 def test_without_credentials_the_way_to_them_is_told(s3, monkeypatch):
@@ -207,7 +215,7 @@ def refusing(monkeypatch):
         (400, "InvalidArgument", StorageError),
         (400, "RequestTimeout", TransientError),
         (400, "BadDigest", TransientError),
-        (404, "NoSuchBucket", NotFoundError),
+        (404, "NoSuchBucket", NoStoreError),
         (404, "NoSuchKey", NotFoundError),
         (409, "ConditionalRequestConflict", TransientError),
         (412, "PreconditionFailed", AlreadyExistsError),

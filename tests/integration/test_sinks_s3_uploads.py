@@ -22,7 +22,7 @@ from mm_core import (
     ConfigError,
     ConflictError,
     IntegrityError,
-    NotFoundError,
+    NoStoreError,
     StorageError,
     TransientError,
     UploadLostError,
@@ -431,7 +431,7 @@ def test_no_checksums_are_sent_where_the_aws_configuration_says_so(script):
         (404, "NoSuchUpload", UploadLostError),
         (403, "AccessDenied", AuthError),
         (400, "ExpiredToken", AuthError),
-        (404, "NoSuchBucket", NotFoundError),
+        (404, "NoSuchBucket", NoStoreError),
         (400, "EntityTooLarge", StorageError),
     ],
 )
