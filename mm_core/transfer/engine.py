@@ -85,7 +85,7 @@ def transfer(
     if all(planned.file.size is not None for planned in plan.files):
         total = sum(planned.file.size or 0 for planned in plan.files)
     on_event(TransferEvent(kind="planned", model_id=plan.model_id, total=total))
-    writers = Writers(options.connections)
+    writers = Writers(options.connections + options.connections // 2)  # some wait for an answer
     means = Means(
         source=source,
         retry=options.retry,

@@ -709,9 +709,17 @@ def test_a_failure_closes_what_was_asked_ahead(make_sink):
 
 
 def test_no_more_is_read_than_the_writers_can_follow(make_sink):
-    """With memory in plenty and a store that stands still, two parts a connection are read."""
-    gate = threading.Event()
-    sink = make_sink(faults=lambda _number: not gate.wait(30))
+    """With memory in plenty and a store that stands still: a part for each reader and each writer.
+
+    There are half as many writers again as connections, and all of them are at work.
+    """
+    gate, writing = threading.Event(), set()
+
+    def stand_still(number):
+        writing.add(number)
+        return not gate.wait(30)
+
+    sink = make_sink(faults=stand_still)
     source = RangeSource({"w": noise(64 * PART)})
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, source, sink, connections=2, memory=64 * PART)
@@ -719,7 +727,9 @@ def test_no_more_is_read_than_the_writers_can_follow(make_sink):
         while source.fetched != before:
             before = source.fetched
             time.sleep(0.3)
+        at_work = len(writing)
         gate.set()
         running.result(30)
-    assert before <= 4 * PART
+    assert at_work == 3
+    assert before <= 5 * PART
     assert stands(sink, source)
