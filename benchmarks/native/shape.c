@@ -141,6 +141,8 @@ static void *drain(void *argument) {
             break;
         double start = piece->due > free_at ? piece->due : free_at;
         free_at = start + (double)piece->size / rate;
+        /* who is not ready yet takes no place on the line that all share from those who are */
+        sleep_until(start);
         /* what waits for the shared line may be caught up with: the pace stays the connection's */
         double shared = over_line(d->up, start, piece->size);
         sleep_until(shared > free_at ? shared : free_at);
