@@ -18,6 +18,7 @@ CHECK = "check"
 _START = f'{{"{CHECK}":"'.encode()
 _DIGITS = 16
 _END = len(_START) + _DIGITS
+_BEHIND = b'",'
 _TRIES = 4
 
 
@@ -28,8 +29,10 @@ def seal(commit: Mapping[str, Any]) -> bytes:
 
 def is_sealed(data: bytes) -> bool:
     """Whether there is a checksum in these bytes, and it is right."""
-    rest = b"{" + data[_END + 2 :]
-    return data.startswith(_START) and data[len(_START) : _END] == _check(rest).encode()
+    rest = b"{" + data[_END + len(_BEHIND) :]
+    return data.startswith(_START) and data[len(_START) :].startswith(
+        _check(rest).encode() + _BEHIND
+    )
 
 
 def is_broken(data: bytes) -> bool:

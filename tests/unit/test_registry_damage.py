@@ -62,6 +62,29 @@ def test_a_warm_client_reads_a_damaged_commit_again(sink):
     assert len(ModelRegistry(sink).history()) == 3
 
 
+class FlippingBit(FaultySink):
+    """The next read of a commit has bit `bit` of it turned."""
+
+    def __init__(self, inner, bit):
+        super().__init__(inner, rate=0, seed=0)
+        self.bit = bit
+
+    def read(self, key, start=0, end=None):
+        data = bytearray(b"".join(self.inner.read(key, start, end)))
+        if key.startswith(".mm/log/") and self.bit is not None:
+            data[self.bit // 8] ^= 1 << self.bit % 8
+            self.bit = None
+        return iter([bytes(data)])
+
+
+def test_whichever_bit_is_turned_the_commit_is_read_again(sink):
+    """Each of them: those of the checksum, of the text around it, and of the rest."""
+    ModelRegistry(sink, writer="somebody").add_model(registered("org/model", "1"))
+    before = ModelRegistry(sink).list_models()
+    for bit in range(8 * len(read_bytes(sink, log_key(1)))):
+        assert ModelRegistry(FlippingBit(sink, bit)).list_models() == before, bit
+
+
 def test_a_commit_that_is_damaged_in_the_store_is_told(sink):
     """What is wrong each time it is read is damage, also of the newest commit, which none follows."""
     ModelRegistry(sink, writer="somebody").add_model(registered("org/model", "1"))

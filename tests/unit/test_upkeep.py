@@ -23,7 +23,7 @@ from mm_core.exceptions import (
 from mm_core.registry import ModelRegistry
 from mm_core.registry.layout import log_key
 from mm_core.schemas import ModelStatus
-from mm_core.testing.registry import FaultySink, claimed, fill, manifest_for
+from mm_core.testing.registry import FaultySink, claimed, fill, manifest_for, registered
 from mm_core.upkeep import repair as repairing
 from mm_core.upkeep.check import check
 from mm_core.upkeep.repair import repair
@@ -123,9 +123,13 @@ def assert_mended(sink, *, names: set[str] = NAMES) -> None:
     assert check(sink).problems == ()
     assert available(sink) >= names
     before = top_of(sink)
-    ModelRegistry(sink).set_alias("org/m2", "after", "1")
+    model_id = min(available(sink), default=None)
+    if model_id is None:  # where log, checkpoint and manifest are damaged, nobody knows of a version
+        ModelRegistry(sink).add_model(registered(model_id := "org/new", "1"))
+        before += 1
+    ModelRegistry(sink).set_alias(model_id, "after", "1")
     assert top_of(sink) == before + 1
-    assert ModelRegistry(sink).resolve("org/m2:after").version == "1"
+    assert ModelRegistry(sink).resolve(f"{model_id}:after").version == "1"
     assert repair(sink).steps == ()
 
 
