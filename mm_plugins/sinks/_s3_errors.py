@@ -32,6 +32,7 @@ _CODES: dict[str, tuple[type[MMError], str | None]] = {
     "AuthorizationHeaderMalformed": (StorageError, _REGION),
     "PermanentRedirect": (StorageError, _REGION),
     "BadDigest": (TransientError, "bytes were damaged on their way"),
+    "MalformedXML": (TransientError, "bytes were damaged on their way"),  # ours is well formed
     "IncompleteBody": (TransientError, None),
     "InvalidDigest": (TransientError, None),
     "NoSuchUpload": (UploadLostError, "the store gave the upload up"),

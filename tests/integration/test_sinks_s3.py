@@ -215,6 +215,7 @@ def refusing(monkeypatch):
         (400, "InvalidArgument", StorageError),
         (400, "RequestTimeout", TransientError),
         (400, "BadDigest", TransientError),
+        (400, "MalformedXML", TransientError),
         (404, "NoSuchBucket", NoStoreError),
         (404, "NoSuchKey", NotFoundError),
         (409, "ConditionalRequestConflict", TransientError),
