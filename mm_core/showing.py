@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from typing import Any, Protocol
 
+from mm_core.content import Content
 from mm_core.exceptions import IntegrityError
-from mm_core.formats import read_safetensors_header
+from mm_core.formats import claimed_formats, read_header
 from mm_core.results import Shown
 from mm_core.schemas import Manifest, ModelEntry
 from mm_core.sink import Sink
@@ -25,7 +25,7 @@ class Lists(Protocol):
 
 
 def describe(lists: Lists, entry: ModelEntry, *, headers: bool = True) -> Shown:
-    """`entry` with its manifest, its files' URLs, and the headers of its safetensors files.
+    """`entry` with its manifest, its files' URLs, and the headers of its weights.
 
     A header that cannot be read is left out; without `headers`, all are.
     """
@@ -39,17 +39,11 @@ def describe(lists: Lists, entry: ModelEntry, *, headers: bool = True) -> Shown:
 
 
 def _headers(sink: Sink, manifest: Manifest) -> dict[str, dict[str, Any]]:
+    content = Content.stored(sink, manifest.files)
     headers: dict[str, dict[str, Any]] = {}
     for file in manifest.files:
-        if file.path.endswith(".safetensors"):
-            with contextlib.suppress(IntegrityError):
-                read = _range_reader(sink, file.key)
-                headers[file.path] = read_safetensors_header(read, size=file.size)
+        for format_ in claimed_formats(file.path):
+            with contextlib.suppress(IntegrityError), content.open(file.path) as opened:
+                found = read_header(opened, file.size, format_)
+                headers |= {} if found is None else {file.path: found}
     return headers
-
-
-def _range_reader(sink: Sink, key: str) -> Callable[[int, int], bytes]:
-    def read(start: int, end: int) -> bytes:
-        return b"".join(bytes(buffer) for buffer in sink.read(key, start, end))
-
-    return read
