@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from mm_core.exceptions import NotFoundError
+from mm_core.exceptions import CancelledError, NotFoundError
 from mm_core.sink import Buffer
 
 if TYPE_CHECKING:
@@ -43,11 +43,13 @@ class Content:
         self._sizes = {file.path: file.size for file in files}
 
     @classmethod
-    def stored(cls, sink: Sink, files: Sequence[StoredFile]) -> Content:
-        """What stands in a backend."""
+    def stored(
+        cls, sink: Sink, files: Sequence[StoredFile], *, stopped: Callable[[], bool] | None = None
+    ) -> Content:
+        """What stands in a backend. Once `stopped` says so, reading raises `CancelledError`."""
 
         def reader(key: str) -> ReadRange:
-            return lambda start, end: sink.read(key, start, end)
+            return lambda start, end: _heeding(sink.read(key, start, end), stopped)
 
         listed = [ContentFile(path=f.path, size=f.size, sha256=f.sha256) for f in files]
         return cls(listed, {file.path: reader(file.key) for file in files})
@@ -73,6 +75,13 @@ class Content:
         if read is None:
             raise NotFoundError(f"there is no file {path!r} here")
         return cast("BinaryIO", RangedFile(read, self._sizes[path]))
+
+
+def _heeding(buffers: Iterator[Buffer], stopped: Callable[[], bool] | None) -> Iterator[Buffer]:
+    for buffer in buffers:
+        if stopped is not None and stopped():
+            raise CancelledError("stopped")
+        yield buffer
 
 
 class RangedFile(io.RawIOBase):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mm_core.lazy_config import LazyConfig
 from mm_core.schemas import Plan
+from mm_core.signatures.port import TrustedKeys
 
 if TYPE_CHECKING:
     from mm_core.content import Content
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 class Finding:
     """One thing that a policy has to say of a model.
 
-    `rule` is the setting that says so, below the policy's own name
-    (``formats.deny``). `message` says what is wrong, of the file `path` where it
-    is about one. `allow` tells how whoever may decide it lets it in. One that is
-    not `refused` is a warning.
+    `rule` is the setting that says so: ``formats.deny``, or ``deny`` alone, and the
+    policy's own name where it is no setting in particular. `message` says what is wrong, of
+    the file `path` where it is about one. `allow` tells how whoever may decide it lets it
+    in. One that is not `refused` is a warning.
     """
 
     rule: str
@@ -59,10 +60,12 @@ class Checked:
 class PolicyContext:
     """Where a plan is about to be carried out, and when.
 
-    `backend` is the backend's name or root URL. `now` is in UTC.
+    `backend` is the backend's name or root URL. `now` is in UTC. `trusted` are those whose
+    signatures count by the section ``signing`` of ``mm.yaml``.
     """
 
     backend: str
+    trusted: TrustedKeys = field(default_factory=TrustedKeys)
     now: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
 

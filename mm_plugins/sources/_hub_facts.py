@@ -6,6 +6,8 @@ import json
 import math
 from typing import Any
 
+from mm_core import rfc3339
+
 FACT_LIMIT = 16_384
 """The most bytes of card data, and of tags, that are kept."""
 
@@ -13,22 +15,26 @@ DEPTH_LIMIT = 20
 
 
 def license_of(info: Any) -> str | None:
-    """The licence that the tags or the card name."""
-    for tag in info.tags or ():
-        if tag.startswith("license:"):
-            return _text(tag.removeprefix("license:"))
+    """The licence that the tags and the card name; of several, all hold."""
+    found = [tag.removeprefix("license:") for tag in info.tags or () if tag.startswith("license:")]
     stated = info.card_data.get("license") if info.card_data is not None else None
-    return _text(stated) if isinstance(stated, str) and stated else None
+    found += stated if isinstance(stated, list) else [stated]
+    named: dict[str, str] = {}
+    for one in (_text(one) for one in found if one):
+        named.setdefault(one.lower(), one)
+    several = [f"({one})" if " " in one else one for one in named.values()]
+    return " AND ".join(several) if len(named) > 1 else next(iter(named.values()), None)
 
 
 def facts_of(info: Any, asked_revision: str) -> dict[str, Any]:
     """What is worth recording, each part no larger than `FACT_LIMIT`."""
     card = info.card_data.to_dict() if info.card_data is not None else {}
-    facts = {
+    facts: dict[str, Any] = {
         "requested_revision": asked_revision,
         "tags": _bounded(list(info.tags or ())),
         "library_name": _bounded(info.library_name),
         "gated": _bounded(info.gated or False),
+        "last_modified": info.last_modified and rfc3339(info.last_modified),
         "card": _bounded(card),
     }
     return {name: value for name, value in facts.items() if value not in (None, [], {})}

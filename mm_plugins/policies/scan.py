@@ -1,0 +1,137 @@
+"""What the pickles of a model would import: a scan by picklescan."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import logging
+from collections.abc import Callable, Iterator
+from datetime import timezone
+from fnmatch import fnmatchcase
+from typing import Any
+
+from pydantic import Field
+
+from mm_core import (
+    Checked,
+    Content,
+    Finding,
+    Inspected,
+    MissingExtraError,
+    Names,
+    Plan,
+    PluginConfig,
+    Policy,
+    PolicyContext,
+    hookimpl,
+    look_through,
+    rfc3339,
+)
+
+_TOLD = 5
+_LEAVE_OUT = "leave the file out with --exclude"
+_HOW = f"if you trust it, list it in allow_globals; else {_LEAVE_OUT}"
+
+Scanner = Callable[[bytes, str], "dict[str, bool]"]
+"""``scan(pickle, name)``: each global that the pickle imports, and whether it is harmless."""
+
+
+@hookimpl
+def mm_policies() -> list[type[Policy]]:
+    """Offer the policy that scans."""
+    return [ScanPolicy]
+
+
+class ScanPolicy(Policy):
+    """Every pickle in a model, wherever it is packed and whatever its file is called.
+
+    Strict: of what a pickle imports, only what picklescan knows as harmless may enter, and
+    what `allow_globals` names. What cannot be looked through, and a scanner that fails or
+    passes a pickle over, count as a refusal. picklescan is needed only by a model that
+    has a pickle.
+    """
+
+    type = "scan"
+    reads_content = True
+
+    class Config(PluginConfig):
+        """The settings."""
+
+        allow_globals: Names = Field(
+            default_factory=list,
+            description="Globs over dotted names that pickles may import, such as sklearn.*",
+        )
+
+    def check_content(self, plan: Plan, content: Content, context: PolicyContext) -> Checked:
+        """Look through every file; the facts tell who looked, and at how much."""
+        findings: list[Finding] = []
+        scan: Scanner | None = None
+        pickles = 0
+        for file in content.files:
+            with content.open(file.path) as opened:
+                for found in look_through(opened, file.size, skeletons=True):
+                    if found.pickles and scan is None:
+                        scan = make_scanner()
+                    pickles += len(found.pickles)
+                    findings += self._about(file.path, found, scan)
+        facts: dict[str, Any] = {
+            "scanner": "picklescan" if pickles else None,
+            "version": version() if pickles else None,
+            "time": rfc3339(context.now.astimezone(timezone.utc)),
+            "files": len(content.files),
+            "pickles": pickles,
+            "allowed": sorted(self.config.allow_globals),
+            "ok": not findings,
+        }
+        return Checked(findings=tuple(findings), facts=facts)
+
+    def _about(self, path: str, found: Inspected, scan: Scanner | None) -> Iterator[Finding]:
+        what = f"{path}!/{found.member}" if found.member else path
+        if found.unread is not None:
+            why = f"{what} cannot be looked through: {found.unread}"
+            yield Finding(rule="scan", path=path, message=why, allow=_LEAVE_OUT)
+        for pickle in found.pickles:
+            assert scan is not None
+            harmless = scan(pickle.skeleton, what)
+            passed_over = [name for name in pickle.globals if name not in harmless]
+            bad = [name for name, fine in harmless.items() if not fine]
+            wrong = sorted(name for name in {*bad, *passed_over} if not self._is_allowed(name))
+            if wrong:
+                yield Finding(
+                    rule="scan.allow_globals",
+                    path=path,
+                    message=f"a pickle in {what} imports {_list(wrong)}",
+                    allow=_HOW,
+                )
+
+    def _is_allowed(self, name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in self.config.allow_globals)
+
+
+def make_scanner() -> Scanner:
+    """A look at one pickle by picklescan. Raises `MissingExtraError` where it is not installed."""
+    try:
+        from picklescan import scanner
+    except ImportError as error:
+        raise MissingExtraError(
+            "there are pickles to scan, and picklescan is not installed",
+            hint="pip install 'model-manager[scan]', or pull other weights: --weights safetensors",
+        ) from error
+    logging.getLogger("picklescan").setLevel(logging.CRITICAL)  # what it finds is told by us
+
+    def scan(pickle: bytes, name: str) -> dict[str, bool]:
+        result = scanner.scan_pickle_bytes(io.BytesIO(pickle), name, multiple_pickles=False)
+        innocuous = scanner.SafetyLevel.Innocuous
+        return {f"{one.module}.{one.name}": one.safety == innocuous for one in result.globals}
+
+    return scan
+
+
+def version() -> str:
+    """The release of picklescan."""
+    return importlib.metadata.version("picklescan")
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
+    return ", ".join(names[:_TOLD]) + more
