@@ -1,0 +1,1 @@
+"""Built-in forms of signatures over models."""
