@@ -6,10 +6,12 @@ A pure function on values: it asks nobody, and nothing happens.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from mm_core.exceptions import NotFoundError, UsageError
 from mm_core.names import check_model_id, check_paths, check_version, version_prefix
 from mm_core.schemas import Action, Plan, PlannedFile, RemoteFile, Request, Snapshot
+from mm_core.weights import choose
 
 
 def make_plan(
@@ -30,9 +32,11 @@ def make_plan(
     keys. A file counts as present only where its source states a hash, since it
     will be read back and checked.
 
+    Of weights in several formats, only those that the request wants are planned.
+
     Raises `UsageError` where neither the source nor the request fixes a version,
-    `NotFoundError` where no file is left, `InvalidNameError` for names that are
-    not allowed (see `mm_core.names`).
+    `NotFoundError` where no file is left, or none is of the format that was asked for,
+    `InvalidNameError` for names that are not allowed (see `mm_core.names`).
     """
     model_id = check_model_id(request.model_id or snapshot.model_id)
     version = name_version(request, snapshot)
@@ -41,6 +45,11 @@ def make_plan(
             f"{snapshot.source} has no file that matches",
             hint="look at --include and --exclude: patterns are globs over whole paths",
         )
+    chosen, left_out = choose(snapshot.files, request.wish)
+    if left_out:
+        told = {"weights": str(request.wish), "files": len(left_out)}
+        facts = {**snapshot.facts, "left_out": told}
+        snapshot = replace(snapshot, files=chosen, facts=facts)
     check_paths((file.path for file in snapshot.files), case_blind=case_blind)
     if prefix is None:
         prefix = version_prefix(model_id, version)
@@ -54,6 +63,8 @@ def make_plan(
             _plan_file(file, prefix + file.path, present, known) for file in snapshot.files
         ),
         aliases=tuple(request.aliases),
+        request=request,
+        left_out=left_out,
     )
 
 
