@@ -20,6 +20,7 @@ import pytest
 
 from mm_core.exceptions import ConflictError, NotFoundError, TransientError
 from mm_core.registry import Claim, ModelRegistry, probe_exclusive_create
+from mm_core.registry.processes import this_process
 from mm_core.schemas import Manifest, ModelEntry, ModelStatus, ModelType, StoredFile, StoredObject
 from mm_core.sink import Buffer, Sink
 
@@ -345,6 +346,40 @@ class RegistryTests:
         ]
         assert operations == ["begin", "add"] * 10
         assert len(ModelRegistry(sink).list_models(status=ModelStatus.AVAILABLE)) == 10
+
+    @pytest.mark.parametrize("after", [False, True])
+    def test_a_writer_may_die_at_any_step(
+        self, sink: Sink, monkeypatch: pytest.MonkeyPatch, after: bool
+    ) -> None:
+        """Killed before or right after any of its writes, it leaves what the next goes on from."""
+        place = this_process()
+        if place is None:
+            pytest.skip("this system does not tell which processes are alive")
+        dead, step, killed = {**place, "pid": 2**22 + 1}, 0, True
+        while killed:
+            step += 1
+            with monkeypatch.context() as patched:
+                patched.setattr("mm_core.registry.begin.this_process", lambda: dead)
+                killed = _dies(MortalSink(sink, step, after=after), f"org/model-{step}")
+            heir = ModelRegistry(sink, claim_timeout=3600)
+            begun = heir.begin(f"org/model-{step}", "1", wait=False)
+            if isinstance(begun, Claim):
+                heir.add(begun, manifest_for(begun), aliases=["prod"])
+            assert heir.resolve(f"org/model-{step}:prod").status is ModelStatus.AVAILABLE
+        assert step > 1
+        history = ModelRegistry(sink).history()
+        assert [record.seq for record in history] == list(range(1, len(history) + 1))
+        operations = [o["op"] for record in history for o in record.operations]
+        assert operations.count("add") == step
+
+
+def _dies(mortal: MortalSink, model_id: str) -> bool:
+    """Fill a version; whether the writer was killed before its end."""
+    try:
+        fill(ModelRegistry(mortal), model_id, "1", aliases=("prod",))
+    except Killed:
+        return True
+    return mortal.left <= 0
 
 
 def registered(model_id: str, version: str, **fields: Any) -> ModelEntry:

@@ -21,19 +21,21 @@ files, one of them larger than 1 MiB::
 
 A source of single files, such as one of URLs, has one file in `expected`, and
 says ``many_files = False``. A source whose models have no fixed revision says
-``has_revision = False``.
+``has_revision = False``. What else may be given stands in the class; a test of
+what was not given, or not declared, is skipped with its reason.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import pytest
 
-from mm_core.exceptions import NotFoundError
+from mm_core.exceptions import MMError, NotFoundError, SourceChangedError
 from mm_core.names import check_paths, check_version
 from mm_core.schemas import RemoteFile, Request, Snapshot
 from mm_core.source import Source
@@ -45,7 +47,10 @@ class SourceTests:
     """One source and one model in it. Needs the fixtures `source`, `url` and `expected`."""
 
     many_files: ClassVar[bool] = True
+    """False for a source of single files."""
+
     has_revision: ClassVar[bool] = True
+    """False where models have no fixed revision: `Snapshot.revision` is None then."""
 
     @pytest.fixture
     def source(self) -> Source:
@@ -63,6 +68,21 @@ class SourceTests:
     def unknown_url(self, url: str) -> str:
         """The address of a model that is not there; override it where this is not one."""
         return f"{url.rstrip('/')}-that-is-not-there"
+
+    @pytest.fixture
+    def change_it(self) -> Callable[[], None] | None:
+        """Changes the largest file of the model at its origin, as its owner would."""
+        return None
+
+    @pytest.fixture
+    def break_it(self) -> Callable[[], None] | None:
+        """Makes the origin fail from now on: the server is stopped, the file is gone."""
+        return None
+
+    @pytest.fixture
+    def secrets(self) -> Sequence[str]:
+        """Words in the source's settings, or in `url`, that nobody may be told."""
+        return ()
 
     @pytest.fixture
     def largest(self, source: Source, url: str) -> RemoteFile:
@@ -101,7 +121,7 @@ class SourceTests:
         shot = source.snapshot(Request(url=url))
         if not self.has_revision:
             assert shot.revision is None
-            return
+            pytest.skip("this source declares no fixed revisions: `has_revision` is False")
         assert shot.revision is not None
         assert check_version(shot.revision) == shot.revision
         again = source.snapshot(Request(url=url, revision=shot.revision))
@@ -227,6 +247,69 @@ class SourceTests:
         with pytest.raises(NotFoundError):
             source.snapshot(Request(url=unknown_url))
 
+    def test_what_changed_is_never_mixed(
+        self,
+        source: Source,
+        url: str,
+        largest: RemoteFile,
+        content: bytes,
+        change_it: Callable[[], None] | None,
+    ) -> None:
+        """After a change the old snapshot's file is as it was or `SourceChangedError`.
+
+        The next snapshot has another revision: a moving one was not kept as if it were fixed.
+        """
+        if change_it is None:
+            pytest.skip("the suite was not told how the model changes: no `change_it`")
+        before = source.snapshot(Request(url=url))
+        change_it()
+        with contextlib.suppress(SourceChangedError):
+            assert _read(source, largest) == content
+        after = source.snapshot(Request(url=url))
+        assert _facts(after) != _facts(before)
+        if self.has_revision:
+            assert after.revision != before.revision
+
+    def test_foreign_errors_are_translated(
+        self,
+        source: Source,
+        url: str,
+        largest: RemoteFile,
+        break_it: Callable[[], None] | None,
+        secrets: Sequence[str],
+    ) -> None:
+        """Where the origin fails, an `MMError` comes, also while reading; it tells no secret."""
+        if break_it is None:
+            pytest.skip("the suite was not told how the origin fails: no `break_it`")
+        attempts: list[Callable[[], object]] = [
+            lambda: source.snapshot(Request(url=url)),
+            lambda: _read(source, largest),
+            lambda: _read(source, largest, 1000, 2000),
+            lambda: source.open(largest).readinto(memoryview(bytearray(10))),
+        ]
+        reading = iter(source.read(largest))
+        next(reading)
+        break_it()
+        with contextlib.suppress(MMError):  # what came before may be enough to go on
+            list(reading)
+        for attempt in attempts:
+            with pytest.raises(MMError) as caught:
+                attempt()
+            _refuse_secrets(f"{caught.value} {caught.value.hint}", secrets)
+
+    def test_no_secret_is_told(
+        self, source: Source, url: str, unknown_url: str, secrets: Sequence[str]
+    ) -> None:
+        """Neither what is stored beside a model, nor what is shown of it, nor an error has one."""
+        if not secrets:
+            pytest.skip("the suite was told of no secrets: no `secrets`")
+        shot = source.snapshot(Request(url=url))
+        _refuse_secrets(f"{_facts(shot)} {dict(shot.facts)} {shot!r}", secrets)
+        for bad in (Request(url=url, revision="no-such-revision"), Request(url=unknown_url)):
+            with pytest.raises(MMError) as caught:
+                source.snapshot(bad)
+            _refuse_secrets(f"{caught.value} {caught.value.hint}", secrets)
+
     def test_there_are_enough_files(self, expected: Mapping[str, bytes]) -> None:
         """`expected` is what this suite needs."""
         assert len(expected) > 1 or not self.many_files
@@ -243,3 +326,7 @@ def _read(source: Source, file: RemoteFile, start: int = 0, end: int | None = No
 def _facts(shot: Snapshot) -> list[object]:
     files = [(f.path, f.size, f.sha256, f.git_sha1, f.etag) for f in shot.files]
     return [shot.source, shot.revision, shot.model_id, shot.model_type, shot.license, *files]
+
+
+def _refuse_secrets(told: str, secrets: Sequence[str]) -> None:
+    assert not [secret for secret in secrets if secret in told]

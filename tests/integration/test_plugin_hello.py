@@ -1,57 +1,13 @@
-"""A stranger's plugin, installed as a stranger would: `examples/plugin-hello`.
-
-The virtual environment is fresh: Model Manager and the plugin are built and
-installed into it as wheels, without their dependencies. Those come from the
-environment that runs the tests, by a path file, since downloading them again
-would prove nothing about plugins and take minutes.
-"""
+"""A stranger's plugin, installed as a stranger would: `examples/plugin-hello`."""
 
 import json
-import os
 import subprocess
-import sysconfig
-import venv
 from pathlib import Path
 
 import pytest
+from fresh import HELLO
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
-
-ROOT = Path(__file__).parents[2]
-PLUGIN = ROOT / "examples" / "plugin-hello"
-
-
-class Environment:
-    """A virtual environment with the two packages in it."""
-
-    def __init__(self, folder: Path) -> None:
-        venv.create(folder, with_pip=True, symlinks=os.name != "nt")
-        self.bin = folder / ("Scripts" if os.name == "nt" else "bin")
-        self.run("python", "-m", "pip", "install", "-q", "--no-deps", str(ROOT), str(PLUGIN))
-        own = self.run("python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
-        (Path(own.strip()) / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
-
-    def run(self, command: str, *arguments: str, cwd: Path | None = None, **environ: str) -> str:
-        """What the command prints; it must succeed."""
-        run = subprocess.run(
-            [self.bin / command, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=240,
-            cwd=cwd,
-            env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", **environ},
-        )
-        assert run.returncode == 0, f"{command} {arguments}: {run.stdout}\n{run.stderr}"
-        return run.stdout
-
-    def plugins(self, **environ: str) -> dict[str, dict]:
-        listed = json.loads(self.run("mm", "plugins", "list", "--json", **environ))
-        return {plugin["name"]: plugin for plugin in listed["plugins"]}
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    return Environment(tmp_path_factory.mktemp("fresh") / "venv")
 
 
 def test_it_runs_what_was_installed_and_not_the_checkout(environment, tmp_path):
@@ -114,7 +70,7 @@ def test_its_settings_are_checked_like_ours(environment, tmp_path):
 def test_its_own_tests_pass(environment, tmp_path):
     """The suites that Model Manager ships for plugins run in a stranger's package."""
     ran = environment.run(
-        "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(PLUGIN), str(PLUGIN / "tests"), cwd=tmp_path,
+        "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(HELLO), str(HELLO / "tests"), cwd=tmp_path,
     )  # fmt: skip
     assert " passed" in ran
     assert "failed" not in ran
