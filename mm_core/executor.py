@@ -1,0 +1,71 @@
+"""Executor: the port to where independent jobs run."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mm_core.lazy_config import LazyConfig
+
+if TYPE_CHECKING:
+    from mm_core.plugin_config import PluginConfig
+
+Job = Callable[[threading.Event], Any]
+"""One piece of work: a value that can be pickled, called with the event that asks it to stop.
+
+It holds all that it needs, and no secret: where it is called, it makes what cannot be
+carried. What it returns and raises can be pickled, too.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How one job ended: with a `result`, or with an `error`. `index` is its place among all."""
+
+    index: int
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Executor(ABC):
+    """Where independent jobs run: in threads of this process, or on other machines.
+
+    It knows nothing of models. One instance serves many threads at once, and any
+    number of `run`.
+    """
+
+    type: ClassVar[str]
+    """The word for it in ``mm pull --executor``."""
+
+    if TYPE_CHECKING:
+
+        class Config(PluginConfig):
+            """The settings; override it to have some."""
+    else:
+        Config = LazyConfig("mm_core.plugin_config:PluginConfig")
+
+    def __init__(self, config: Any = None) -> None:
+        self.config: Any = self.Config() if config is None else config
+
+    @abstractmethod
+    def run(
+        self, jobs: Sequence[Job], *, cancelled: threading.Event
+    ) -> Generator[Ended, None, None]:
+        """Carry out each of `jobs`; yield how each ended, as soon as it did, in any order.
+
+        There is one `Ended` for each job. A job that raises has ended with that error,
+        and keeps no other from running. A job may be carried out again where its
+        machine was lost: each is made so that twice is once.
+
+        Once `cancelled` is set no more jobs begin; those that did not begin, and those
+        that stopped, ended with `CancelledError`. A job that runs in this process is
+        called with an event that hears `cancelled`; one that runs elsewhere is told
+        where there is a way, and else left to itself. Closing the iterator early has
+        the same effect, on these jobs alone. Neither waits long for a job that is stuck.
+        """
+
+    def close(self) -> None:
+        """Give back what was opened. Called once, when nothing runs any more."""
