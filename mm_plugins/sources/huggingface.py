@@ -107,7 +107,7 @@ class HuggingFaceSource(Source):
             self._ask(repo, lambda api: api.auth_check(repo))
         tree = self._tree(repo, commit)
         return Snapshot(
-            source=f"hf://{repo}@{commit}",
+            source=f"hf://{_own_name(repo, info)}@{commit}",
             revision=commit,
             files=tuple(self._files(repo, commit, tree, request)),
             model_id=repo,
@@ -331,6 +331,12 @@ def _parse(url: str) -> tuple[str, str | None]:
             f"{url!r} names no model repository", hint="write hf://org/name or hf://org/name@rev"
         )
     return "/".join(parts), revision or None
+
+
+def _own_name(repo: str, info: Any) -> str:
+    """The hub's own name of a repository: it also answers to former names, and in other case."""
+    name = str(info.id or "")
+    return name if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII) else repo
 
 
 def _commit(repo: str, info: Any) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import email.utils
 import hashlib
 import ipaddress
 import random
@@ -10,6 +12,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
+from datetime import timezone
 from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
@@ -34,6 +37,7 @@ from mm_core import (
     hookimpl,
     redact_url,
     remember_secret,
+    rfc3339,
 )
 from mm_plugins._connections import is_loopback
 from mm_plugins.http import Head, HttpClient, Target, error_for, strong
@@ -113,7 +117,7 @@ class UrlSource(Source):
             revision=revision,
             files=(file,) if request.selects(path) else (),
             model_id=_model_id(url, path),
-            facts={"etag": etag} if etag else {},
+            facts=_facts(etag, modified),
         )
 
     def read(self, file: RemoteFile, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
@@ -177,6 +181,15 @@ class UrlSource(Source):
         if head.status >= 300 and not is_empty:
             raise error_for(head.status, head.headers, head.url)
         return head
+
+
+def _facts(etag: str | None, modified: str | None) -> dict[str, str]:
+    """What the server says of the file. A time that is none is left out."""
+    facts = {"etag": etag} if etag else {}
+    with contextlib.suppress(TypeError, ValueError):
+        moment = email.utils.parsedate_to_datetime(modified or "")
+        facts["last_modified"] = rfc3339(moment.replace(tzinfo=moment.tzinfo or timezone.utc))
+    return facts
 
 
 def _split(url: str, base: str | None) -> tuple[str, str | None]:
