@@ -12,6 +12,7 @@ from mm_core.names import version_prefix
 from mm_core.registry import ModelRegistry
 from mm_core.schemas import Manifest, ModelEntry, RemoteFile, StoredFile
 from mm_core.sink import Sink
+from mm_core.tally import Tally, Tell, say_nothing
 from mm_core.transfer.hashing import Check
 from mm_core.transfer.pool import run_parallel
 
@@ -78,12 +79,13 @@ def verify_entries(
     deep: bool,
     jobs: int,
     cancelled: threading.Event,
+    tell: Tell = say_nothing,
 ) -> VerifyReport:
     """Compare every file of `entries` with what their sink holds, `jobs` files at once.
 
     The size alone, or with `deep` the sha256 of all bytes. A manifest that is
     lost or damaged, and a file in a version's folder that is none of its files,
-    are findings, too. Changes nothing.
+    are findings, too. Changes nothing. `tell` hears how far it is.
     """
     files: list[tuple[ModelEntry, StoredFile]] = []
     bad: list[BadFile] = []
@@ -98,9 +100,12 @@ def verify_entries(
         files += [(entry, file) for file in manifest.files]
         bad += _strays(registry.sink, entry, manifest)
 
+    total = sum(file.size for _, file in files)
+    tally = Tally(tell, "read", total) if deep else Tally(tell, "looked at", len(files), "files")
+
     def look(item: tuple[ModelEntry, StoredFile]) -> BadFile | None:
         entry, file = item
-        reason = _complaint(registry.sink, file, deep=deep, cancelled=cancelled)
+        reason = _complaint(registry.sink, file, tally, deep=deep, cancelled=cancelled)
         return None if reason is None else _finding(entry, file.path, reason)
 
     found = run_parallel(look, files, jobs=jobs, cancelled=cancelled)
@@ -119,9 +124,11 @@ def _strays(sink: Sink, entry: ModelEntry, manifest: Manifest) -> list[BadFile]:
 
 
 def _complaint(
-    sink: Sink, file: StoredFile, *, deep: bool, cancelled: threading.Event
+    sink: Sink, file: StoredFile, tally: Tally, *, deep: bool, cancelled: threading.Event
 ) -> str | None:
     stored = sink.stat(file.key)
+    if not deep:
+        tally.add()
     if stored is None:
         return "missing"
     if stored.size != file.size:
@@ -130,7 +137,8 @@ def _complaint(
         return None
     check = Check(RemoteFile(path=file.path))
     try:
-        for _ in check.through(sink.read(file.key)):
+        for buffer in check.through(sink.read(file.key)):
+            tally.add(memoryview(buffer).nbytes)
             if cancelled.is_set():
                 raise CancelledError("stopped")
     except (NotFoundError, IntegrityError) as error:

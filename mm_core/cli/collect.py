@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import click
 
 from mm_core.cli import output
 from mm_core.cli.base import command
+from mm_core.cli.progress import make_teller
 from mm_core.cli.state import State, pass_state
 from mm_core.exceptions import UsageError
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from mm_core.collecting import GcPlan
 
 DELETED = "deleted"
-
-EVERY = 5.0
-"""Seconds between two lines that say how far it is."""
 
 
 @command(
@@ -52,7 +49,7 @@ def gc(state: State, /, *, dry_run: bool, grace: str | None, retention: bool) ->
     """
     seconds = _seconds(grace)
     with state.manager() as manager:
-        tell = _teller(state)
+        tell = make_teller(state)
         plan = manager.plan_gc(grace=seconds, retention=retention, tell=tell)
         if dry_run:
             done, left = plan, 0
@@ -78,21 +75,6 @@ def _seconds(text: str | None) -> float | None:
         return parse_duration(text)
     except ValueError as error:
         raise UsageError(f"--grace: {error}") from None
-
-
-def _teller(state: State) -> Callable[[str], None]:
-    """What says on stderr, every few seconds, how far it is."""
-    if not state.wants_progress:
-        return lambda _: None
-    due = time.monotonic() + EVERY
-
-    def tell(words: str) -> None:
-        nonlocal due
-        if time.monotonic() >= due:
-            due = time.monotonic() + EVERY
-            click.echo(output.clean(words), err=True)
-
-    return tell
 
 
 def _keys(plan: GcPlan) -> Iterator[str]:

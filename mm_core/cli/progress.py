@@ -9,12 +9,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mm_core.cli import output
 from mm_core.exceptions import CancelledError
+from mm_core.tally import Tell, say_nothing
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -25,8 +27,17 @@ if TYPE_CHECKING:
     from mm_core.schemas import TransferEvent
 
 
+_File = tuple[str, str]
+"""A model's id, and the path of a file in it."""
+
+_ENDS = ("committed", "failed")
+
+EVERY = 5.0
+"""Seconds between two lines that say how far it is."""
+
+
 class Reporter:
-    """Hears the events of one transfer, from many threads. This one shows nothing.
+    """Hears the events of transfers, from many threads. This one shows nothing.
 
     Retries are not its business: the library logs them as warnings.
     """
@@ -95,7 +106,9 @@ class JsonLines(Reporter):
 class PlainLines(Reporter):
     """Lines on stderr: the start, each stored file, and where it stands every few seconds."""
 
-    def __init__(self, *, every: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, every: float = EVERY, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         super().__init__()
         self._every, self._clock = every, clock
         self._next = clock() + every
@@ -113,7 +126,7 @@ class PlainLines(Reporter):
 
 
 class Bars(Reporter):
-    """One bar for the whole model and one for each file on its way."""
+    """One bar for all that moves and one for each file on its way."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,7 +151,7 @@ class Bars(Reporter):
         )
         self._total = _Total()
         self._overall: Any = None
-        self._tasks: dict[str, Any] = {}
+        self._tasks: dict[_File, Any] = {}
         self._bars.start()
 
     def show(self, event: TransferEvent) -> None:
@@ -150,51 +163,70 @@ class Bars(Reporter):
             self._overall = self._restart(event.model_id)
         self._bars.update(self._overall, completed=self._total.done, total=self._total.total)
         if event.path is not None:
-            self._show_file(event.path, event)
+            self._show_file((event.model_id, event.path), event)
 
     def stop(self) -> None:
         """Take the bars away."""
         self._bars.stop()
 
     def _restart(self, name: str) -> Any:
-        for task in [*self._tasks.values(), *([] if self._overall is None else [self._overall])]:
+        gone = [file for file in self._tasks if file[0] == name]
+        for task in [
+            *(self._tasks.pop(file) for file in gone),
+            *([] if self._overall is None else [self._overall]),
+        ]:
             self._bars.remove_task(task)
-        self._tasks.clear()
-        return self._bars.add_task(output.clean(name), total=None)
+        count = self._total.models
+        shown = output.clean(name) if count < 2 else f"{count} models"
+        return self._bars.add_task(shown, total=None)
 
-    def _show_file(self, path: str, event: TransferEvent) -> None:
+    def _show_file(self, file: _File, event: TransferEvent) -> None:
         if event.kind in ("stored", "failed"):
-            task = self._tasks.pop(path, None)
+            task = self._tasks.pop(file, None)
             if task is not None:
                 self._bars.remove_task(task)
             return
-        if path not in self._tasks:
-            self._tasks[path] = self._bars.add_task(f"  {output.clean(path)}", total=event.total)
-        self._bars.update(self._tasks[path], completed=event.done, total=event.total)
+        if file not in self._tasks:
+            shown = output.clean(file[1])
+            self._tasks[file] = self._bars.add_task(f"  {shown}", total=event.total)
+        self._bars.update(self._tasks[file], completed=event.done, total=event.total)
 
 
 class _Total:
-    """The bytes of the whole model, added up from the events of its files."""
+    """The bytes of the models that move together, added up from the events of their files."""
 
     def __init__(self) -> None:
-        self.total: int | None = None
-        self._files: dict[str, int] = {}
-        self._whole = 0
+        self._models: dict[str, _Model] = {}
+
+    @property
+    def models(self) -> int:
+        """How many models are moved."""
+        return len(self._models)
+
+    @property
+    def total(self) -> int | None:
+        """Bytes to move, where all of them are known."""
+        known = [model.total for model in self._models.values()]
+        return sum(total or 0 for total in known) if known and None not in known else None
 
     @property
     def done(self) -> int:
         """Bytes that have moved."""
-        return max(self._whole, sum(self._files.values()))
+        return sum(model.done for model in self._models.values())
 
     def add(self, event: TransferEvent) -> None:
         """Take an event into account."""
         if event.kind == "planned":
-            self.total, self._whole = event.total, 0
-            self._files.clear()
-        elif event.path is None:
-            self._whole = max(self._whole, event.done)
+            if all(model.ended for model in self._models.values()):
+                self._models.clear()
+            self._models[event.model_id] = _Model(event.total)
+            return
+        model = self._models.setdefault(event.model_id, _Model(None))
+        if event.path is None:
+            model.whole = max(model.whole, event.done)
+            model.ended = model.ended or event.kind in _ENDS
         elif event.kind in ("progress", "stored"):
-            self._files[event.path] = event.done
+            model.files[event.path] = event.done
 
     def __str__(self) -> str:
         if not self.total:
@@ -203,38 +235,63 @@ class _Total:
         return f"  {output.size(self.done)} of {output.size(self.total)} ({percent} %)"
 
 
+@dataclass(slots=True)
+class _Model:
+    """How far one model is. Some sources only tell of the `whole`."""
+
+    total: int | None
+    whole: int = 0
+    ended: bool = False
+    files: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def done(self) -> int:
+        return max(self.whole, sum(self.files.values()))
+
+
 class _Stored:
-    """The files that are whole and stay, whatever happens to the others."""
+    """The files of the models on their way that are whole and stay, whatever happens next."""
 
     def __init__(self) -> None:
         self._model_id = ""
-        self._total: int | None = None
-        self._sizes: dict[str, int] = {}
-        self._begun: set[str] = set()
+        self._open: set[str] = set()
+        self._totals: dict[str, int | None] = {}
+        self._sizes: dict[_File, int] = {}
+        self._begun: set[_File] = set()
 
     def under_way(self) -> tuple[str, list[str]]:
-        """The model, and those of its files that have begun and are not stored."""
-        return self._model_id, [path for path in list(self._begun) if path not in self._sizes]
+        """The newest model, and those of its files that have begun and are not stored."""
+        begun = [file for file in list(self._begun) if file not in self._sizes]
+        return self._model_id, [path for model, path in begun if model == self._model_id]
 
     def add(self, event: TransferEvent) -> None:
         """Take an event into account."""
         if event.kind == "planned":
-            self._model_id, self._total = event.model_id, event.total
+            self._plan(event.model_id, event.total)
+        elif event.path is None:
+            self._open -= {event.model_id} if event.kind in _ENDS else set()
+        elif event.kind == "stored":
+            self._sizes[event.model_id, event.path] = event.done
+        elif event.kind in ("started", "progress"):
+            self._begun.add((event.model_id, event.path))
+
+    def _plan(self, model_id: str, total: int | None) -> None:
+        if not self._open:
+            self._totals.clear()
             self._sizes.clear()
             self._begun.clear()
-        elif event.path is None:
-            return
-        elif event.kind == "stored":
-            self._sizes[event.path] = event.done
-        elif event.kind in ("started", "progress"):
-            self._begun.add(event.path)
+        self._open.add(model_id)
+        self._model_id, self._totals[model_id] = model_id, total
+        self._sizes = {file: size for file, size in self._sizes.items() if file[0] != model_id}
+        self._begun = {file for file in self._begun if file[0] != model_id}
 
     def __str__(self) -> str:
         count, stored = len(self._sizes), output.size(sum(self._sizes.values()))
         if not count:
             return ""
         files = "1 file is" if count == 1 else f"{count} files are"
-        total = "" if self._total is None else f" of {output.size(self._total)}"
+        known = list(self._totals.values())
+        total = "" if None in known else f" of {output.size(sum(size or 0 for size in known))}"
         return f"{files} stored, {stored}{total}; "
 
 
@@ -257,6 +314,21 @@ def make_reporter(state: State) -> Reporter:
     reporter = _reporter_for(state)
     state.when_interrupted = reporter.how_to_go_on
     return reporter
+
+
+def make_teller(state: State) -> Tell:
+    """What says on stderr, every few seconds, how far it is."""
+    if not state.wants_progress:
+        return say_nothing
+    due = time.monotonic() + EVERY
+
+    def tell(words: str) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + EVERY
+            click.echo(output.clean(words), err=True)
+
+    return tell
 
 
 def _reporter_for(state: State) -> Reporter:

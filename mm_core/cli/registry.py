@@ -12,6 +12,7 @@ import click
 from mm_core.cli import output
 from mm_core.cli.asking import refuse_nothing
 from mm_core.cli.base import group
+from mm_core.cli.progress import make_teller
 from mm_core.cli.state import State, pass_state
 from mm_core.exceptions import IntegrityError, PartialError
 
@@ -55,7 +56,7 @@ def check(state: State, /, *, deep: bool) -> None:
     from mm_core.upkeep.check import check as look
 
     with state.registry() as found:
-        report = look(found.sink, deep=deep, trust=found.trust)
+        report = look(found.sink, deep=deep, trust=found.trust, tell=make_teller(state))
         if report.ok and not report.commits:
             refuse_nothing(found)
         report = as_remembered(report, found)
@@ -137,7 +138,7 @@ def backup(state: State, /, file: Path, *, force: bool) -> None:
     from mm_core.upkeep.backup import backup as write
 
     with state.registry() as found:
-        written = write(found.sink, file, overwrite=force)
+        written = write(found.sink, file, overwrite=force, tell=make_teller(state))
     state.emit(
         written.to_json(),
         human=[
@@ -166,7 +167,7 @@ def restore(state: State, /, file: Path, *, to: str | None) -> None:
 
     with state.registry(to) as found:
         state.when_interrupted = output.say_go_on
-        done = bring_back(found.sink, file, trust=found.trust)
+        done = bring_back(found.sink, file, trust=found.trust, tell=make_teller(state))
         found.accept(vouch=False)
     state.emit(
         done.to_json(),

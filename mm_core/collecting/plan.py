@@ -46,7 +46,8 @@ class Sweep:
 
     `status` is None for the latter. `ended` is where in the log the version was
     removed or given up: if that has moved, it is another one by now. `sweeper` is the
-    collector that began to sweep it and died. `manifests` are its file lists.
+    collector that began to sweep it and died. `manifests` are its file lists, `signatures`
+    those over it.
     """
 
     model_id: str
@@ -56,6 +57,7 @@ class Sweep:
     sweeper: str | None = None
     objects: tuple[StoredObject, ...] = ()
     manifests: tuple[StoredObject, ...] = ()
+    signatures: tuple[StoredObject, ...] = ()
 
     @property
     def name(self) -> str:
@@ -64,8 +66,8 @@ class Sweep:
 
     @property
     def all_objects(self) -> tuple[StoredObject, ...]:
-        """The files and the file lists."""
-        return (*self.objects, *self.manifests)
+        """The files, the file lists and the signatures."""
+        return (*self.objects, *self.manifests, *self.signatures)
 
     def to_json(self) -> dict[str, Any]:
         """The version as JSON data."""
@@ -98,8 +100,9 @@ class GcPlan:
 
     `versions` are swept, `orphans` as well: folders that no version names. `loose`
     are keys that no version could ever hold. `litter` are heartbeats of closed
-    claims and left probes. `kept` counts what is younger than `grace` seconds, in
-    use, older than the registry, or cannot be locked. `retention` is what `retired` was chosen by.
+    claims, left probes, and signatures over versions of which nothing is left. `kept`
+    counts what is younger than `grace` seconds, in use, older than the registry, or
+    cannot be locked. `retention` is what `retired` was chosen by.
     """
 
     grace: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,18 +17,18 @@ from mm_core.collecting.sweeping import sweep
 from mm_core.exceptions import ConflictError, NotFoundError
 from mm_core.registry import ModelRegistry
 from mm_core.registry.claims import is_silent, steady_seconds
-from mm_core.registry.layout import CLAIM_PREFIX, claim_key
+from mm_core.registry.layout import claim_key
 from mm_core.registry.operations import operation
 from mm_core.registry.state import Row, is_available, open_claim
 from mm_core.schemas import StoredObject
+from mm_core.signatures.shelf import manifest_of_key
 from mm_core.sink import ResumableSink
+from mm_core.tally import Tell, say_nothing
 from mm_core.transfer.pool import run_parallel
 from mm_core.upkeep.unfinished import refuse_unfinished_repair
 
 AT_ONCE = 8
 """Versions that are swept at once; their commits are shared."""
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ def collect(
     *,
     jobs: int = AT_ONCE,
     cancelled: threading.Event | None = None,
-    tell: Tell = lambda _: None,
+    tell: Tell = say_nothing,
 ) -> Collected:
     """Carry out `plan`, and never more than that.
 
@@ -167,12 +167,16 @@ class _Run:
         return objects
 
     def litter(self) -> list[StoredObject]:
-        """Delete heartbeats whose claims are still closed, and probes."""
+        """Delete heartbeats whose claims are still closed, probes, and nobody's signatures."""
         objects = self._unchanged(self._plan.litter)
-        state = self._registry.state() if objects else None
-        rows = state.rows() if state is not None else ()
-        in_use = {claim_key(claim) for _, row in rows if (claim := open_claim(row))}
-        objects = [s for s in objects if s.key not in in_use or CLAIM_PREFIX not in s.key]
+        rows = [row for _, row in self._registry.state().rows()] if objects else []
+        in_use = {claim_key(claim) for row in rows if (claim := open_claim(row))}
+        named = {row["manifest"] for row in rows if row.get("manifest")}
+        objects = [
+            stored
+            for stored in objects
+            if stored.key not in in_use and manifest_of_key(stored.key) not in named
+        ]
         delete(self._sink, objects)
         return objects
 

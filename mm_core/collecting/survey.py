@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property, partial
@@ -36,7 +36,9 @@ from mm_core.registry.layout import (
 from mm_core.registry.processes import is_dead
 from mm_core.registry.state import Row, State, open_claim
 from mm_core.schemas import ModelStatus, StoredObject
+from mm_core.signatures.shelf import all_kept
 from mm_core.sink import ResumableSink, Sink
+from mm_core.tally import Tell, say_nothing
 from mm_core.upkeep.unfinished import refuse_unfinished_repair
 
 GRACE = 86_400.0
@@ -44,8 +46,6 @@ GRACE = 86_400.0
 
 _MANIFESTS = ".mm/manifests/"
 _ENDED = (ModelStatus.DELETED, ModelStatus.FAILED, ModelStatus.SWEEPING)
-
-Tell = Callable[[str], None]
 
 
 def refuse_no_folder(sink: Sink, *, addressed: bool) -> None:
@@ -72,7 +72,7 @@ def make_gc_plan(
     *,
     grace: float,
     retention: Retention | None = None,
-    tell: Tell = lambda _: None,
+    tell: Tell = say_nothing,
 ) -> GcPlan:
     """All that has waited for `grace` seconds, by the store's own clock. Changes nothing.
 
@@ -114,6 +114,7 @@ class _Survey:
         self._ended: dict[str, list[StoredObject]] = {}
         self._nobodys: list[StoredObject] = []
         self._strays: list[Strays] = []
+        self._signatures: dict[str, list[StoredObject]] = {}
         self._kept = 0
 
     @cached_property
@@ -191,6 +192,7 @@ class _Survey:
     def plan(self, retention: Retention | None) -> GcPlan:
         """What the look led to."""
         self._close_folder()
+        self._signatures = all_kept(self._sink)
         lists = self._unnamed_manifests()
         versions = tuple(self._versions(lists))
         return GcPlan(
@@ -228,6 +230,7 @@ class _Survey:
                 sweeper=row.get("sweeper"),
                 objects=tuple(self._ended.get(_prefix_of((record, row)), ())),
                 manifests=(*self._manifest_of(row), *lists.pop(name, ())),
+                signatures=tuple(self._signatures.get(row.get("manifest") or "", ())),
             )
 
     def _old_enough(self, rows: Sequence[Row]) -> dict[float, set[int]]:
@@ -308,6 +311,15 @@ class _Survey:
         open_claims = {claim_key(c) for _, row in self._state.rows() if (c := open_claim(row))}
         beats = [s for s in listed(self._sink, CLAIM_PREFIX) if s.key not in open_claims]
         yield from self._old([*beats, *listed(self._sink, PROBE_PREFIX)], count=False)
+        yield from self._ours(list(self._nobodys_signatures()))
+
+    def _nobodys_signatures(self) -> Iterator[StoredObject]:
+        """Those over versions of which no row, and no file list, is left."""
+        named = {row.get("manifest") for _, row in self._state.rows()}
+        lists = {_name_of(s) for s in listed(self._sink, _MANIFESTS)} if self._signatures else set()
+        for manifest, signatures in self._signatures.items():
+            if manifest not in named and manifest not in lists:
+                yield from signatures
 
     def _uploads(self) -> Iterator[Leftover]:
         """Parts that are old, of versions that nobody alive is pulling.

@@ -88,7 +88,8 @@ def _delete(planned: Sweep, lease: _Lease, *, cut: datetime, registered: Registe
     hints = list(_hints(sink, planned))
     for batch in _batches(there):
         lease.delete([stored.key for stored in batch])
-    lease.delete([*hints, *(stored.key for stored in planned.manifests)])
+    lease.delete([*hints, *(stored.key for stored in planned.signatures)])
+    lease.delete([stored.key for stored in planned.manifests])
     return replace(planned, objects=tuple(there))
 
 

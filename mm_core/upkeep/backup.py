@@ -1,8 +1,8 @@
 """A registry in one file, and back.
 
 The file is a zip of the registry's own objects under their keys: ``format.json``,
-the whole log, the newest checkpoint, and the manifests; then ``backup.json``, which
-says what it is. The models' files are not in it.
+the whole log, the newest checkpoint, the manifests and the signatures; then
+``backup.json``, which says what it is. The models' files are not in it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mm_core.registry.layout import (
     CHECKPOINT_PREFIX,
     FORMAT_KEY,
     LOG_PREFIX,
+    SIGNATURE_PREFIX,
     log_key,
     probe_exclusive_create,
     read_format,
@@ -28,7 +29,9 @@ from mm_core.registry.layout import (
 from mm_core.registry.signing import Trust
 from mm_core.registry.state import State, is_available
 from mm_core.schemas import canonical_json, rfc3339, sha256_hex
+from mm_core.signatures.shelf import is_whole, manifest_of_key
 from mm_core.sink import Sink
+from mm_core.tally import Tally, Tell, say_nothing
 from mm_core.upkeep.believing import refuse_to_vouch
 from mm_core.upkeep.copies import BACKUP_FORMAT, BACKUP_VERSION, CONTENTS, Copies, refuse_another
 from mm_core.upkeep.files import written_at_once
@@ -71,12 +74,19 @@ class Restored:
         return {"created": self.created, "present": self.present, "seq": self.seq}
 
 
-def backup(sink: Sink, path: Path, *, overwrite: bool = False, timeout: float = 60.0) -> BackedUp:
+def backup(
+    sink: Sink,
+    path: Path,
+    *,
+    overwrite: bool = False,
+    timeout: float = 60.0,
+    tell: Tell = say_nothing,
+) -> BackedUp:
     """Write the registry in `sink` into one file, and read that file back.
 
     Others may commit meanwhile: the backup ends with the last commit that was there
     at its beginning. Written beside `path` and put there in one step. The models'
-    files are not in it.
+    files are not in it. `tell` hears how far it is.
 
     Raises `NotFoundError` where there is no registry, `IntegrityError` for one that
     is damaged (repair it first), `AlreadyExistsError` where `path` is taken.
@@ -90,7 +100,7 @@ def backup(sink: Sink, path: Path, *, overwrite: bool = False, timeout: float = 
     found = survey(store)
     state = _sound(store, found)
     with written_at_once(path, overwrite=overwrite) as staged:
-        _write(store, found, state, staged)
+        _write(store, found, state, staged, tell)
         with contextlib.closing(Copies(staged)) as copies:
             verify_backup(copies)
             objects = len(copies.keys)
@@ -103,8 +113,8 @@ def verify_backup(copies: Copies) -> State:
     digest = hashlib.sha256()
     for key, data in in_windows(copies.get, copies.keys):
         digest.update(_line(key, data or b""))
-        if key.startswith(MANIFEST_PREFIX) and sha256_hex(data or b"") not in key:
-            raise _damaged(copies, f"the manifest {key} is not what its name says")
+        if not _is_right(key, data):
+            raise _damaged(copies, f"{key} is not what its name says")
     if digest.hexdigest() != copies.contents.get("sha256"):
         raise _damaged(copies, "its objects are not those that it was made of")
     store = Store(copies)
@@ -115,14 +125,20 @@ def verify_backup(copies: Copies) -> State:
 
 
 def restore(
-    sink: Sink, path: Path, *, timeout: float = 60.0, trust: Trust | None = None
+    sink: Sink,
+    path: Path,
+    *,
+    timeout: float = 60.0,
+    trust: Trust | None = None,
+    tell: Tell = say_nothing,
 ) -> Restored:
     """Create what a backup holds and `sink` lacks; nothing that stands is ever replaced.
 
     The whole backup is verified before anything is written; where `trust` believes only
     some keys, what it leads to must be signed. Nobody should write to an
     empty root while it is being restored: who does is told of a conflict, or is the
-    reason for one here. An interrupted restore is done again, and goes on.
+    reason for one here. An interrupted restore is done again, and goes on. `tell` hears
+    how far it is.
 
     Raises `IntegrityError` for a damaged backup, `ConflictError` where another registry
     is in `sink`, or the same one with other bytes somewhere: then `repair` with the
@@ -136,7 +152,9 @@ def restore(
         missing = _missing(store, copies)
         if FORMAT_KEY in missing:
             probe_exclusive_create(sink, timeout=timeout)
+        tally = Tally(tell, "created", len(missing), "objects")
         for key, made in in_windows(lambda key: _create(store, copies, key), missing):
+            tally.add()
             if not made:
                 raise _differs(store, [key])
         if state.seq and not any(True for _ in store.list(log_key(state.seq + 1))):
@@ -178,16 +196,20 @@ def _stands_in(found: Survey, seq: int) -> bool:
     return link is not None and link.stands_in
 
 
-def _write(store: Store, found: Survey, state: State, path: Path) -> None:
+def _write(store: Store, found: Survey, state: State, path: Path, tell: Tell) -> None:
     digest = hashlib.sha256()
     keys = sorted(_keys(store, found, state))
     named = {row.get("manifest") for _, row in state.rows() if is_available(row)}
     with zipfile.ZipFile(path, "x", zipfile.ZIP_DEFLATED) as archive:
+        tally = Tally(tell, "read", len(keys), "objects")
         for key, data in in_windows(store.read, keys):
+            tally.add()
             if data is None and key.startswith(CHECKPOINT_PREFIX):  # deleted by a writer at work
                 continue
             if not _is_right(key, data):
                 if key.startswith(MANIFEST_PREFIX) and key[-69:-5] not in named:
+                    continue
+                if key.startswith(SIGNATURE_PREFIX):  # damaged, or deleted by a collection
                     continue
                 raise IntegrityError(
                     f"{key} at {store.sink.root} is damaged",
@@ -222,6 +244,7 @@ def _keys(store: Store, found: Survey, state: State) -> Iterator[str]:
         yield newest[0]
     listed = {stored.key for stored in store.list(MANIFEST_PREFIX)}
     yield from listed
+    yield from (s.key for s in store.list(SIGNATURE_PREFIX) if manifest_of_key(s.key))
     for record, row in state.rows():
         if is_available(row) and row.get("manifest"):
             key = f"{MANIFEST_PREFIX}{row['manifest']}.json"
@@ -235,6 +258,8 @@ def _keys(store: Store, found: Survey, state: State) -> Iterator[str]:
 def _is_right(key: str, data: bytes | None) -> bool:
     if data is None:
         return False
+    if key.startswith(SIGNATURE_PREFIX):
+        return is_whole(key, data)
     return not key.startswith(MANIFEST_PREFIX) or key == f"{MANIFEST_PREFIX}{sha256_hex(data)}.json"
 
 
@@ -257,7 +282,7 @@ def _missing(store: Store, copies: Copies) -> list[str]:
             differing.append(key)
     if differing:
         raise _differs(store, differing)
-    order = (FORMAT_KEY, MANIFEST_PREFIX, CHECKPOINT_PREFIX, LOG_PREFIX)
+    order = (FORMAT_KEY, MANIFEST_PREFIX, SIGNATURE_PREFIX, CHECKPOINT_PREFIX, LOG_PREFIX)
     return sorted(missing, key=lambda key: (_place(key, order), key))
 
 

@@ -10,12 +10,21 @@ from mm_core.collecting.folders import Registered
 from mm_core.exceptions import IntegrityError
 from mm_core.names import version_prefix
 from mm_core.registry import ModelRegistry
-from mm_core.registry.layout import FORMAT_KEY, HINT_KEY, LOG_PREFIX, log_key, manifest_key
+from mm_core.registry.layout import (
+    FORMAT_KEY,
+    HINT_KEY,
+    LOG_PREFIX,
+    SIGNATURE_PREFIX,
+    log_key,
+    manifest_key,
+)
 from mm_core.registry.log import Log
 from mm_core.registry.signing import Trust
 from mm_core.registry.state import Record, Row, State, is_available
 from mm_core.schemas import Manifest, StoredFile, sha256_hex
+from mm_core.signatures.shelf import is_whole, manifest_of_key
 from mm_core.sink import Sink
+from mm_core.tally import Tally, Tell, say_nothing
 from mm_core.upkeep.findings import CheckReport, Finding, Severity
 from mm_core.upkeep.store import MANIFEST_PREFIX, Store, in_windows
 from mm_core.upkeep.survey import NO_FORMAT, NO_HINT, Survey, survey
@@ -31,21 +40,26 @@ _ACCEPT = "mm registry accept"
 
 
 def check(
-    sink: Sink, *, deep: bool = False, timeout: float = 60.0, trust: Trust | None = None
+    sink: Sink,
+    *,
+    deep: bool = False,
+    timeout: float = 60.0,
+    trust: Trust | None = None,
+    tell: Tell = say_nothing,
 ) -> CheckReport:
     """Look at everything that the registry in `sink` is made of, and at every file it names.
 
     Presence and size by one listing; with `deep` every byte is read and hashed.
     Writes nothing, and raises for no damage: that is what findings are for. Others
     may be at work: what changes meanwhile is no finding. What nobody has signed whom
-    `trust` believes is one.
+    `trust` believes is one. `tell` hears how much of the bytes is read.
 
     Raises `StorageError` for a registry of a newer format, and errors of the store.
     """
     store = Store(sink, timeout=timeout)
     found = survey(store, trust)
     way = walk(store, found)
-    files = _Files(store, way.state, deep=deep)
+    files = _Files(store, way.state, deep=deep, tell=tell)
     findings = [*_of_registry(found, way), *files.findings()]
     if is_unfinished(sink):
         why = "a repair is under way or was interrupted; nothing is collected until it is done"
@@ -147,6 +161,7 @@ class _Files:
     store: Store
     state: State
     deep: bool
+    tell: Tell
     versions: int = 0
     files: int = 0
     _manifests: dict[str, Manifest] = field(default_factory=dict)
@@ -164,6 +179,7 @@ class _Files:
         self.files = len(wanted)
         yield from self._compare(wanted, self._belongs(rows))
         yield from self._unnamed(rows)
+        yield from self._of_signatures(rows)
 
     def _manifest(self, item: tuple[Record, Row]) -> Manifest | Finding:
         record, row = item
@@ -229,7 +245,8 @@ class _Files:
     def _hashed(self, standing: list[tuple[Record, Row, StoredFile]]) -> Iterator[Finding]:
         if not self.deep:
             return
-        hashes = in_windows(lambda item: self.store.sha256(item[2].key), standing)
+        tally = Tally(self.tell, "read", sum(item[2].size for item in standing))
+        hashes = in_windows(lambda item: self.store.sha256(item[2].key, tally), standing)
         for item, sha256 in hashes:
             if sha256 != item[2].sha256:
                 why = f"its sha256 is {sha256}, not {item[2].sha256}; it has"
@@ -242,6 +259,19 @@ class _Files:
             if name is None or name[1] not in named:
                 why = "no version names this manifest now"
                 yield _finding("orphan", Severity.NOTE, stored.key, why, None)
+
+    def _of_signatures(self, rows: Iterable[tuple[Record, Row]]) -> Iterator[Finding]:
+        named = {row.get("manifest"): (record, row) for record, row in rows}
+        keys = [stored.key for stored in self.store.list(SIGNATURE_PREFIX)]
+        for key, data in in_windows(self.store.read, keys):
+            owner = named.get(manifest_of_key(key) or "")
+            if owner is None:
+                yield _finding("orphan", Severity.NOTE, key, "it signs no version now", _GC)
+            elif data is not None and not is_whole(key, data):
+                record, row = owner
+                about = {"model_id": record.model_id, "version": row["version"]}
+                why = "a signature is damaged: its bytes are not those that its name says"
+                yield _finding("signature_damaged", Severity.WARNING, key, why, _REPAIR, **about)
 
 
 def _prefixes(rows: Iterable[tuple[Record, Row]]) -> set[str]:

@@ -31,7 +31,7 @@ CONTENTS = "backup.json"
 
 _ALLOWED = re.compile(
     r"\.mm/(format\.json|log/\d{12}\.json|snap/\d{12}-[0-9a-f]{12}\.json\.gz"
-    r"|manifests/[0-9a-f]{64}\.json)"
+    r"|manifests/[0-9a-f]{64}\.json|signatures/[0-9a-f]{64}/[0-9a-f]{12}\.json)"
 )
 _LARGEST = 1 << 30
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)

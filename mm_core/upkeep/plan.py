@@ -13,12 +13,14 @@ from mm_core.registry.layout import (
     FORMAT_VERSION,
     HINT_KEY,
     LOG_PREFIX,
+    SIGNATURE_PREFIX,
     log_key,
     manifest_key,
 )
 from mm_core.registry.signing import Trust
 from mm_core.registry.state import GENESIS, Record, Row, State, is_available
 from mm_core.schemas import canonical_json, sha256_hex
+from mm_core.signatures.shelf import is_whole, manifest_of_key
 from mm_core.upkeep.believing import refuse_to_vouch
 from mm_core.upkeep.commits import BROKEN, Link, link_of, number_of, stand_in
 from mm_core.upkeep.copies import Copies
@@ -54,7 +56,7 @@ def make_plan(
         versions.find_lost(way.state, {one.lost.attempt for one in refused})
     versions.look_at_manifests(way.state, {one.lost.attempt for one in refused})
     return RepairPlan(
-        steps=(*steps, *bridging, *versions.steps),
+        steps=(*steps, *bridging, *versions.steps, *_signature_steps(store)),
         state=way.state,
         lost=tuple(versions.lost),
         left=tuple(versions.left),
@@ -173,6 +175,15 @@ def _checkpoint_steps(found: Survey, way: Walk) -> Iterator[Step]:
         yield Step(action="set_aside", key=HINT_KEY, why=str(found.hint_problem))
     for key, why in sorted(damaged.items()):
         yield Step(action="set_aside", key=key, why=why)
+
+
+def _signature_steps(store: Store) -> Iterator[Step]:
+    """Signatures that are damaged say nothing any more; those who made them may do so again."""
+    keys = [s.key for s in store.list(SIGNATURE_PREFIX) if manifest_of_key(s.key)]
+    for key, data in in_windows(store.read, keys):
+        if data is not None and not is_whole(key, data):
+            why = "it is a signature, and damaged: sign the version again"
+            yield Step(action="set_aside", key=key, why=why)
 
 
 # -- where right bytes may be found ---------------------------------------------------------

@@ -13,6 +13,7 @@ from mm_core.registry.deadline import Deadline
 from mm_core.registry.layout import create_once
 from mm_core.schemas import StoredObject, sha256_hex
 from mm_core.sink import Sink, read_if_exists
+from mm_core.tally import Tally
 from mm_core.transfer.pool import run_parallel
 
 T = TypeVar("T")
@@ -74,16 +75,23 @@ class Store:
                 hint="is another repair at work? look at `mm registry check` when it is done",
             )
 
-    def sha256(self, key: str) -> str | None:
-        """The hash of all bytes under `key`, read in buffers; None if there is no such object."""
+    def sha256(self, key: str, tally: Tally | None = None) -> str | None:
+        """The hash of all bytes under `key`, read in buffers; None if there is no such object.
+
+        `tally` counts them as they are read.
+        """
 
         def look() -> str | None:
-            digest = hashlib.sha256()
+            digest, count = hashlib.sha256(), 0
             try:
                 for buffer in self.sink.read(key):
                     digest.update(buffer)
+                    count += _counted(tally, memoryview(buffer).nbytes)
             except NotFoundError:
                 return None
+            except BaseException:
+                _counted(tally, -count)  # it may be read again
+                raise
             return digest.hexdigest()
 
         return self.persist(look)
@@ -119,6 +127,12 @@ class Store:
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; absent ones are fine."""
         self.persist(lambda: self.sink.delete(keys))
+
+
+def _counted(tally: Tally | None, count: int) -> int:
+    if tally is not None:
+        tally.add(count)
+    return count
 
 
 def in_windows(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 
 import pytest
 
+from mm_core.cli import main
 from mm_core.cli.progress import Bars, JsonLines, PlainLines, Reporter, make_reporter
 from mm_core.cli.state import State
 from mm_core.schemas import TransferEvent
@@ -112,3 +114,36 @@ def test_an_interrupt_tells_of_parts_that_are_kept(answer, said):
         raise KeyboardInterrupt
     stored = "1 file is stored, 1.0 MiB of 4.0 MiB; "
     assert reporter.how_to_go_on() == f"{stored}{said}run the same command again to go on"
+
+
+@pytest.mark.parametrize(
+    ("words", "last"),
+    [
+        (["verify"], "read 20 B of 20 B"),
+        (["verify", "--no-deep"], "looked at 2 of 2 files"),
+        (["registry", "check", "--deep"], "read 20 B of 20 B"),
+        (["registry", "backup", "x.mmbackup"], "read 4 of 4 objects"),
+        (["registry", "restore", "before.mmbackup", "--to", "other"], "created 4 of 4 objects"),
+    ],
+)
+def test_long_reading_says_how_far_it_is(tmp_path, monkeypatch, capfd, words, last):
+    """On stderr, every few seconds; nothing where no progress is wanted, and never on stdout."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.bin", "b.bin"):
+        (tmp_path / "model" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "model" / name).write_bytes(name.encode() * 2)
+    assert main(["push", "model", "m", "--version", "1", "--to", "./store", "-q"]) == 0
+    assert main(["registry", "backup", "before.mmbackup", "--backend", "./store", "-q"]) == 0
+    monkeypatch.setattr("mm_core.cli.progress.EVERY", 0.0)
+    capfd.readouterr()
+    words = [*words, *([] if "--to" in words else ["--backend", "./store"])]
+    words = [word.replace("other", "./other") for word in words]
+    assert main([*words, "--no-progress"]) == 0
+    quiet = capfd.readouterr()
+    (tmp_path / "x.mmbackup").unlink(missing_ok=True)
+    shutil.rmtree(tmp_path / "other", ignore_errors=True)
+    assert main(words) == 0
+    told = capfd.readouterr()
+    assert quiet.err == ""
+    assert told.err.splitlines()[-1] == last
+    assert told.out == quiet.out

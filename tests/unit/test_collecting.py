@@ -781,7 +781,7 @@ def test_what_is_printed(manager, push, sink, capfd):
 
 def test_long_work_says_how_far_it_is(manager, push, sink, capfd, monkeypatch):
     """On stderr, every few seconds; not where progress is not wanted."""
-    from mm_core.cli import collect as command
+    from mm_core.cli import progress as command
 
     monkeypatch.setattr(command, "EVERY", 0.0)
     for version, words in (("1", []), ("2", ["--no-progress"]), ("3", ["--json"])):
