@@ -121,6 +121,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def hooks(session: nox.Session) -> None:
+    """Make docs/hooks.md of the docstrings of the hooks."""
+    session.install("-e", ".")
+    session.run("python", "docs/make_hooks.py")
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """Ratios to limits and peers in the same run. Arguments after ``--`` go to transfer.py.
 
@@ -179,6 +186,19 @@ def damage(session: nox.Session) -> None:
     env = {"MM_DAMAGES": os.environ.get("MM_DAMAGES", "500"), "MM_KILLS": "20"}
     names = ("unit/test_upkeep", "integration/test_upkeep_stores")
     session.run("pytest", *(f"tests/{n}.py" for n in names), *session.posargs, env=env)
+
+
+@nox.session
+def loaders(session: nox.Session) -> None:
+    """Load offline, by the clients that people have, what was pulled into a cache of the Hub.
+
+    Needs the network: three releases of huggingface_hub, transformers with torch for
+    the CPU, and ModelScope's client, which downloads from the server of its tests.
+    """
+    session.install("-e", ".[dev]", "transformers", "torch")
+    names = ("hfcache_street", "sources_modelscope")
+    tests = (f"tests/integration/test_{name}.py" for name in names)
+    session.run("pytest", *tests, *session.posargs, env={"MM_LOADERS": "1"})
 
 
 @nox.session

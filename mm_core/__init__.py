@@ -6,9 +6,9 @@ nothing (PEP 562).
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # not from typing: a signal must find its handler before that is imported
+from mm_core.version import __version__
 
-__version__ = "0.1.0"
+TYPE_CHECKING = False  # not from typing: a signal must find its handler before that is imported
 
 _EXPORTS = {
     "mm_core.manager": ("ModelManager",),
@@ -23,6 +23,7 @@ _EXPORTS = {
     "mm_core.executor": ("Ended", "Executor", "Job"),
     "mm_core.transfer.stop": ("Stop",),
     "mm_core.content": ("Content", "ContentFile"),
+    "mm_core.formats": ("FileFormat", "Inspected", "claimed_formats", "look_through"),
     "mm_core.policy": ("Checked", "Finding", "Policy", "PolicyContext"),
     "mm_core.signatures.port": (
         "Identity",
@@ -146,6 +147,10 @@ if TYPE_CHECKING:
     from mm_core.executor import Ended as Ended
     from mm_core.executor import Executor as Executor
     from mm_core.executor import Job as Job
+    from mm_core.formats import FileFormat as FileFormat
+    from mm_core.formats import Inspected as Inspected
+    from mm_core.formats import claimed_formats as claimed_formats
+    from mm_core.formats import look_through as look_through
     from mm_core.hookspecs import MM_API as MM_API
     from mm_core.hookspecs import PlanContext as PlanContext
     from mm_core.hookspecs import hookimpl as hookimpl

@@ -20,7 +20,16 @@ from mm_core.place import Place
 from mm_core.planning import make_plan
 from mm_core.redaction import redact_url
 from mm_core.registry.layout import FORMAT_KEY
-from mm_core.schemas import Action, ModelEntry, Plan, Pulled, Request, Snapshot, StoredFile
+from mm_core.schemas import (
+    Action,
+    ModelEntry,
+    Plan,
+    PlannedFile,
+    Pulled,
+    Request,
+    Snapshot,
+    StoredFile,
+)
 from mm_core.sink import Sink
 from mm_core.standing import StandingSource
 from mm_core.street import Street
@@ -245,32 +254,24 @@ class Adopter:
         registry, snapshot = self.place.registry, source.snapshot(request)
         plan = self._plan_in_place(prefix, request, snapshot)
         self.street.ask_policies(self.place, plan)
+        stored = tuple(map(_as_stored, plan.files))
+        # Before the claim: of a version that failed, `gc` takes the files, and these are not ours.
+        checks = self.street.ask_about_content(self.place, plan, stored, stop)
         tell = self.street.notices.event
         begun = begin(registry, plan, wait=True, on_event=tell, cancelled=stop)
         if isinstance(begun, ModelEntry):
             return self._already(plan, begun)
         with abandoned_on_error(registry, begun):
-            stored = tuple(
-                StoredFile(
-                    path=planned.file.path,
-                    key=planned.key,
-                    size=planned.file.size or 0,
-                    sha256=planned.file.sha256 or "",
-                    action=Action.PRESENT,
-                )
-                for planned in plan.files
-            )
-            self.street.show_stored(self.place, stored)
             source.confirm(snapshot)
             if begun.lost.is_set() or stop.is_set():
                 raise CancelledError("stopped")
-            entry = registry.add(begun, manifest_of(plan, stored), aliases=plan.aliases)
+            entry = registry.add(begun, manifest_of(plan, stored, checks), aliases=plan.aliases)
         self.street.committed(self.place, entry)
         return Pulled(entry=entry, backend=self.place.name, present_bytes=entry.size_bytes)
 
     def _plan_in_place(self, prefix: str, request: Request, snapshot: Snapshot) -> Plan:
         plan = make_plan(
-            request,
+            replace(request, revision=snapshot.revision),  # as it stands there, and no other
             snapshot,
             present={file.extra["key"]: file.size or 0 for file in snapshot.files},
             known={},
@@ -292,6 +293,17 @@ class Adopter:
         for alias in plan.aliases:
             entry = registry.set_alias(entry.model_id, alias, entry.version)
         return Pulled(entry=entry, backend=self.place.name, present_bytes=entry.size_bytes)
+
+
+def _as_stored(planned: PlannedFile) -> StoredFile:
+    """A file that was hashed where it stands."""
+    return StoredFile(
+        path=planned.file.path,
+        key=planned.key,
+        size=planned.file.size or 0,
+        sha256=planned.file.sha256 or "",
+        action=Action.PRESENT,
+    )
 
 
 def prefix_in(sink: Sink, address: str) -> str | None:

@@ -8,8 +8,10 @@ from mm_core.exceptions import ConflictError
 from mm_core.planning import make_plan
 from mm_core.registry import ModelRegistry
 from mm_core.schemas import Manifest, ModelEntry, Plan, Request
+from mm_core.signatures.shelf import BESIDE, kept
 from mm_core.sink import Sink
 from mm_core.stored import StoredSource
+from mm_core.upkeep.files import written_at_once
 
 
 def cache_folder(registry: ModelRegistry, entry: ModelEntry) -> Path:
@@ -24,9 +26,10 @@ def cache_folder(registry: ModelRegistry, entry: ModelEntry) -> Path:
 def refuse_foreign_files(folder: Path, manifest: Manifest) -> None:
     """Raise `ConflictError` if `folder` holds a file that is not one of `manifest`.
 
-    Hidden files do not count. A folder that does not exist is fine.
+    Hidden files do not count, nor does a signature beside the files. A folder that does
+    not exist is fine.
     """
-    ours = {file.path for file in manifest.files}
+    ours = {BESIDE, *(file.path for file in manifest.files)}
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
@@ -35,6 +38,24 @@ def refuse_foreign_files(folder: Path, manifest: Manifest) -> None:
                 f"{str(folder)!r} holds {name!r}, which is not part of this version",
                 hint="choose an empty folder, so that no loader mixes two versions",
             )
+
+
+def put_signature_beside(
+    folder: Path, registry: ModelRegistry, entry: ModelEntry, manifest: Manifest
+) -> Path | None:
+    """The file ``model.sig`` in `folder`, with the newest signature over a version.
+
+    One that stands there, or that is a file of the version, stays. None where there is none.
+    """
+    path = folder / BESIDE
+    if path.is_file() or any(file.path == BESIDE for file in manifest.files):
+        return path if path.is_file() else None
+    bundles = kept(registry.sink, entry.manifest or "")
+    if not bundles:
+        return None
+    with written_at_once(path, overwrite=False) as staged:
+        staged.write_bytes(bundles[-1].data)
+    return path
 
 
 def plan_checkout(source: StoredSource, target: Sink, version: str) -> Plan:

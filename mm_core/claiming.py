@@ -6,15 +6,29 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from mm_core.exceptions import CancelledError, MMError, TransientError
+from mm_core.exceptions import CancelledError, MMError, PolicyError, TransientError
 from mm_core.redaction import redact
 from mm_core.registry import Claim, ModelRegistry
 from mm_core.registry.claims import steady_seconds
-from mm_core.schemas import ModelEntry, ModelStatus, Plan, StoredFile, TransferEvent
-from mm_core.sink import Sink
+from mm_core.registry.deadline import Deadline
+from mm_core.schemas import (
+    ModelEntry,
+    ModelStatus,
+    Plan,
+    StoredFile,
+    TransferEvent,
+    UnfinishedUpload,
+)
+from mm_core.sink import ResumableSink, Sink
 
 HASTE = 0.3
 """Seconds that an interrupted pull takes to tell the registry of its end."""
+
+PATIENCE = 60.0
+"""Seconds for which a store may fail before a refused model is left to `gc`."""
+
+BATCH = 500
+"""Keys that are deleted between two looks at the clock."""
 
 FRESH = 15.0
 """Seconds for which a pull that mends trusts what it knows of the version."""
@@ -59,7 +73,7 @@ def abandoned_on_error(registry: ModelRegistry, claim: Claim) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        reason = redact(str(error)) or type(error).__name__
+        reason = redact(str(error)).partition("\n")[0] or type(error).__name__
         if isinstance(error, KeyboardInterrupt):
             _give_back_in_haste(registry, claim, reason)
         else:
@@ -96,6 +110,46 @@ def leave_only(registry: ModelRegistry, claim: Claim, stored: Sequence[StoredFil
         )
     if strays:
         sink.delete(strays)
+
+
+@contextlib.contextmanager
+def gone_if_refused(registry: ModelRegistry, claim: Claim) -> Iterator[None]:
+    """Let a `PolicyError` leave nothing in the claimed folder: it passes when all is deleted.
+
+    What earlier attempts left goes as well, parts included. Where that cannot be done
+    now, the error's hint says so; the next attempt meets what is left and is refused
+    like this one, or `gc` takes it.
+    """
+    try:
+        yield
+    except PolicyError as error:
+        try:
+            left = Deadline(PATIENCE).persist(lambda: _delete_all(registry, claim))
+        except MMError as failure:
+            left = redact(str(failure))
+        if left:
+            error.hint = f"what was stored could not be deleted: {left}; `mm gc` will take it"
+        raise
+
+
+def _delete_all(registry: ModelRegistry, claim: Claim) -> str | None:
+    """Empty the folder of `claim`, as long as it is ours; why something is left, if it is."""
+    sink = registry.sink
+    keys = [stored.key for stored in sink.list(claim.prefix)]
+    if not registry.holds(claim):
+        claim.lost.set()
+    for start in range(0, len(keys), BATCH):
+        if claim.lost.is_set():
+            return "another process has taken the version over"
+        sink.delete(keys[start : start + BATCH])
+    if not isinstance(sink, ResumableSink):
+        return None
+    held = [upload for upload in sink.unfinished(claim.prefix) if not _discard(sink, claim, upload)]
+    return f"another process writes {held[0].key}" if held else None
+
+
+def _discard(sink: ResumableSink, claim: Claim, upload: UnfinishedUpload) -> bool:
+    return not claim.lost.is_set() and sink.discard_unfinished(upload)
 
 
 def _is_there(sink: Sink, key: str, size: int) -> bool:

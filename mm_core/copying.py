@@ -14,9 +14,12 @@ from mm_core.exceptions import CancelledError, ConflictError, MMError, UsageErro
 from mm_core.names import fold
 from mm_core.place import Place
 from mm_core.registry import ModelRegistry
-from mm_core.registry.entries import entry_of
+from mm_core.registry.entries import entry_of, read_manifest
 from mm_core.registry.state import Record, Row, State, is_available, status_of
 from mm_core.schemas import ModelEntry, ModelStatus, Pulled, Request
+from mm_core.signatures.making import bring_along
+from mm_core.signatures.shelf import all_kept, name_of
+from mm_core.sink import read_bytes
 from mm_core.stored import COPIED_FROM, StoredSource
 from mm_core.street import Street
 from mm_core.transfer.pool import run_parallel
@@ -68,11 +71,13 @@ class Copier:
         """Copy every AVAILABLE version that is missing in the target.
 
         Both states are compared, row by row, and no file of what is there is looked
-        at: when nothing is new, that is all it costs. With `prune`, versions that
-        came from this source, under the name that they have, and are gone from it are removed.
+        at: when nothing is new, that is all it costs, and one listing of signatures. With
+        `prune`, versions that came from this source, under the name that they have, and are
+        gone from it are removed.
         """
         ours, theirs = self.source.registry.state(), self.target.registry.state()
         versions = self._all_copied(ours, theirs)
+        versions += self._signatures_carried(ours)
         ready = {(one.model_id, one.version) for one in versions if _is_there(one)}
         aliases = list(self._aliases_like(_aliases_of(ours), ready, theirs))
         removed = list(self._pruned()) if prune else []
@@ -112,6 +117,31 @@ class Copier:
         done = run_parallel(copy, small, jobs=AT_ONCE, cancelled=stop)
         done += map(copy, large)
         return sorted([*told, *chain.from_iterable(done)], key=lambda one: one.model_id)
+
+    def _signatures_carried(self, ours: State) -> list[CopiedVersion]:
+        """Bring signatures along that were made since; the versions for which that failed."""
+        signed = {} if self.wishes.dry_run else all_kept(self.source.sink)
+        if not signed:
+            return []
+        theirs, there = self.target.registry.state(), all_kept(self.target.sink)
+        failed: list[CopiedVersion] = []
+        for record, row in _available(ours):
+            other = theirs.row(record.model_id, row["version"])
+            made = {name_of(s.key): s.key for s in signed.get(row.get("manifest") or "", ())}
+            if not made or other is None or not is_available(other) or not other.get("manifest"):
+                continue
+            known = {name_of(stored.key) for stored in there.get(other["manifest"], ())}
+            try:
+                self._carry(other["manifest"], [made[name] for name in sorted(made.keys() - known)])
+            except MMError as error:
+                failed.append(_failure(entry_of(self.source.sink, record, row), error))
+        return failed
+
+    def _carry(self, manifest: str, keys: Sequence[str]) -> None:
+        bundles = [read_bytes(self.source.sink, key) for key in keys]
+        if bundles:
+            theirs = read_manifest(self.target.sink, manifest)
+            bring_along(self.target.sink, theirs, bundles, self.street.plugins.signers)
 
     def _copied(
         self,
@@ -348,7 +378,8 @@ def _outcome(entry: ModelEntry, outcome: Outcome, *, reason: str | None = None) 
 
 
 def _failure(entry: ModelEntry, error: MMError) -> CopiedVersion:
-    return replace(_outcome(entry, Outcome.FAILED, reason=str(error)), error=error)
+    reason = " ".join(str(error).split())  # a row of a table has one line
+    return replace(_outcome(entry, Outcome.FAILED, reason=reason), error=error)
 
 
 def _success(entry: ModelEntry, pulled: Pulled) -> CopiedVersion:

@@ -6,14 +6,19 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mm_core.backends import open_source
-from mm_core.checkout import cache_folder, plan_checkout, refuse_foreign_files
+from mm_core.checkout import (
+    cache_folder,
+    plan_checkout,
+    put_signature_beside,
+    refuse_foreign_files,
+)
 from mm_core.comparing import Comparison, compare
 from mm_core.config import Settings, is_address, load_settings
 from mm_core.exceptions import ConfigError, MMError
@@ -36,15 +41,24 @@ from mm_core.schemas import (
     TransferEvent,
 )
 from mm_core.showing import describe
+from mm_core.signatures.keys import refuse_nobody, signing_key, trusted_keys
+from mm_core.signatures.making import (
+    NewSignature,
+    SignatureBook,
+    SignedVersion,
+    look_at_signatures,
+)
 from mm_core.sink import Sink
 from mm_core.source import Source
 from mm_core.space import kept_bytes, refuse_if_full
 from mm_core.stored import StoredSource
 from mm_core.street import Street
+from mm_core.tally import Tell, say_nothing
 from mm_core.transfer import Progress, RateLimit, TransferOptions
 from mm_core.transfer.retry import RetryPolicy
 from mm_core.transfer.stop import Stop
 from mm_core.verification import VerifyReport, verify_entries
+from mm_core.weights import ALL, parse_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -53,6 +67,9 @@ if TYPE_CHECKING:
     from mm_core.collecting import Collected, GcPlan
     from mm_core.copies import Copies, CopyOptions
     from mm_core.copying import Copier
+    from mm_core.executor import Executor
+    from mm_core.policing import Rule, Verdict
+    from mm_core.pulling import PullEnd, Pulls
 
 logger = logging.getLogger(__name__)
 
@@ -122,10 +139,52 @@ class ModelManager:
         For a version that is there that is to mend it: what has the right size is
         present. Raises `ConflictError` where the stored version is another.
         """
-        request = Request(url=source, **options)
+        request = self._request(source, options)
         place = self._places.open(to)
         with self._source(request) as (origin, request):
             return self._street.plan(place, origin, request)
+
+    def check_policies(
+        self,
+        source: str,
+        *,
+        to: str | None = None,
+        content: bool = True,
+        **options: Unpack[RequestOptions],
+    ) -> Verdict:
+        """What the policies of a backend say of a model at `source`; moves and writes nothing.
+
+        With `content`, also of its bytes, of which as little is read as they need.
+        `options` are those of `pull`.
+        """
+        request = self._request(source, options)
+        place = self._places.open(to)
+        with self._source(request) as (origin, request):
+            return self._street.verdict(place, origin, request, read=content)
+
+    def scan(
+        self, target: str, *, backend: str | None = None, **options: Unpack[RequestOptions]
+    ) -> Verdict:
+        """Look for what is dangerous in a stored version, or in a model at its source.
+
+        `target` is a reference to a version in `backend`, or an address that `pull`
+        takes. The policies ``formats`` and ``scan`` are asked, with the settings that
+        hold for `backend`; all others are not. Nothing is written.
+        """
+        place = self._places.open(backend)
+        if is_address(target) or target.partition(":")[0] in self.settings.sources:
+            with self._source(self._request(target, options)) as (origin, request):
+                return self._street.scan(place, origin, request)
+        entry = place.registry.resolve(target)
+        request = replace(
+            Request(url="", **options), model_id=entry.model_id, version=entry.version
+        )
+        stored = StoredSource(place.sink, place.registry.manifest(entry))
+        return self._street.scan(place, stored, request)
+
+    def policies(self, *, backend: str | None = None) -> tuple[Rule, ...]:
+        """The policies that hold for a backend, with where each is set."""
+        return self._street.rules.of(self._places.open(backend))
 
     def kept_bytes(self, plan: Plan, *, to: str | None = None) -> int | None:
         """How much of what `plan` fetches an earlier attempt has stored, and a pull would keep.
@@ -156,7 +215,7 @@ class ModelManager:
         returned at once; one that another process is fetching is waited for, or
         with ``wait=False`` a `ConflictError`. `jobs` files move at once.
 
-        `options` are ``revision``, ``include``, ``exclude``, ``model_id``,
+        `options` are ``revision``, ``include``, ``exclude``, ``weights``, ``model_id``,
         ``version``, ``aliases`` and ``model_type``: see `Request`.
 
         Setting `cancelled` stops the pull with `CancelledError`; what is stored
@@ -164,12 +223,38 @@ class ModelManager:
 
         Raises the errors of `mm_core.exceptions`; see there.
         """
-        request = Request(url=source, **options)
+        request = self._request(source, options)
         place = self._places.open(to)
         with self._source(request) as (origin, request):
             return self._street.bring(
                 place, origin, request, jobs=jobs, wait=wait, cancelled=cancelled
             )
+
+    def pull_many(
+        self,
+        sources: Iterable[str | Request],
+        *,
+        to: str | None = None,
+        executor: Executor | str | None = None,
+        jobs: int | None = None,
+        wait: bool = True,
+        cancelled: threading.Event | None = None,
+        tell: Callable[[PullEnd], None] = lambda _: None,
+    ) -> Pulls:
+        """`pull` each of `sources`, several at once; a failure keeps no other from being pulled.
+
+        A `Request` asks for more than an address does. `executor` says where they are
+        pulled: the type of one, or one that the caller has and closes; without it,
+        in a few threads here. `tell` hears of each as soon as it has ended.
+
+        Raises `CancelledError` where it was stopped before all had ended.
+        """
+        from mm_core.pulling import executor_for, make_jobs, pull_all
+
+        self._places.open(to)  # where it cannot be opened, that is one error and not many
+        pulls = make_jobs(self, sources, to=to or self._places.default, jobs=jobs, wait=wait)
+        with executor_for(executor, self.plugins) as where:
+            return pull_all(pulls, where, cancelled=Stop(self._cancelled, cancelled), tell=tell)
 
     async def apull(self, source: str, **options: Any) -> Pulled:
         """`pull`, awaitable. Cancelling the task stops the pull before it returns."""
@@ -215,6 +300,7 @@ class ModelManager:
             version=version,
             aliases=aliases,
             model_type=model_type,
+            weights=ALL,
             jobs=jobs,
         )
 
@@ -308,7 +394,10 @@ class ModelManager:
         plan = plan_checkout(source, target, entry.version)
         refuse_if_full(target, plan)
         self._street.carry(plan, source=source, sink=target, jobs=jobs, stop=Stop(self._cancelled))
-        return Got(path=folder, entry=entry)
+        signature = None
+        if output is not None:  # the caller's own folder, for other programs to verify
+            signature = put_signature_beside(folder, registry, entry, manifest)
+        return Got(path=folder, entry=entry, signature=signature)
 
     # -- what is stored --------------------------------------------------------------
 
@@ -321,7 +410,15 @@ class ModelManager:
     def show(self, reference: str, *, backend: str | None = None) -> Shown:
         """All that is known of a stored version, with the headers of its safetensors files."""
         registry = self.registry(backend)
-        return describe(registry, registry.resolve(reference))
+        shown = describe(registry, registry.resolve(reference))
+        signatures = look_at_signatures(
+            registry.sink,
+            shown.entry,
+            shown.manifest,
+            signers=self.plugins.signers,
+            trusted=lambda: trusted_keys(self.settings.signing),
+        )
+        return replace(shown, signatures=signatures)
 
     def url(self, reference: str, *, backend: str | None = None) -> str:
         """What transformers, vLLM or another loader opens to use a stored version."""
@@ -334,33 +431,95 @@ class ModelManager:
         backend: str | None = None,
         deep: bool = True,
         repair: bool = False,
+        tell: Tell = say_nothing,
     ) -> VerifyReport:
         """Compare what is stored with what the registry says; with `repair`, mend what is not so.
 
         With `deep` every byte is read and hashed, else sizes are compared. Without
         `reference`, all AVAILABLE versions of the backend. A file that is mended comes
         from equal bytes in the backend, else from its version's source; what was wrong
-        is set aside below ``.mm/quarantine/``.
+        is set aside below ``.mm/quarantine/``. `tell` hears in words how far it is, often.
         """
         place = self._places.open(backend)
         registry = place.registry
-        if reference is None:  # entries that were only registered have their files elsewhere
-            available = registry.list_models(status=ModelStatus.AVAILABLE)
-            entries = [entry for entry in available if entry.manifest]
-        else:
-            entries = [registry.resolve(reference)]
+        entries = _with_files(registry) if reference is None else [registry.resolve(reference)]
         report = verify_entries(
             registry,
             entries,
             deep=deep,
             jobs=self.settings.defaults.jobs,
             cancelled=Stop(self._cancelled),
+            tell=tell,
         )
         if not repair or report.ok:
             return report
         from mm_core.repairing import FileRepair
 
         return FileRepair(street=self._street, place=place, open_source=self._source).run(report)
+
+    def sign(
+        self,
+        reference: str,
+        *,
+        backend: str | None = None,
+        key: str | Path | None = None,
+        password: str | None = None,
+        certificate: str | Path | None = None,
+        chain: Sequence[str | Path] = (),
+    ) -> NewSignature:
+        """Sign a stored version, of which no byte is read: its manifest has all digests.
+
+        `key` and `certificate` are files in PEM form; without `key`, those of the section
+        ``signing`` of ``mm.yaml``. The signature is kept beside the version. What the
+        same key has signed already is not signed again.
+
+        Raises `ConfigError` for a key that cannot be used.
+        """
+        with_key = signing_key(
+            self.settings.signing, key=key, password=password, certificate=certificate, chain=chain
+        )
+        registry = self.registry(backend)
+        return self._book(registry).sign(registry.resolve(reference), with_key)
+
+    def attach_signature(
+        self, reference: str, bundle: bytes, *, backend: str | None = None
+    ) -> NewSignature:
+        """Keep a signature over a stored version that was made elsewhere.
+
+        Raises `SignatureError` for one that is of other files.
+        """
+        registry = self.registry(backend)
+        return self._book(registry).attach(registry.resolve(reference), bundle)
+
+    def verify_signatures(
+        self,
+        reference: str | None = None,
+        *,
+        backend: str | None = None,
+        public_keys: Sequence[str | Path] = (),
+        certificate_roots: Sequence[str | Path] = (),
+    ) -> tuple[SignedVersion, ...]:
+        """What the signatures over a stored version are worth; without `reference`, over all.
+
+        They are held against the manifest: whether the bytes are as the manifest says,
+        `verify` tells. Whose signatures count is named by files in PEM form, or by the
+        section ``signing`` of ``mm.yaml``; `ConfigError` where nobody is.
+        """
+        trusted = trusted_keys(
+            self.settings.signing, public_keys=public_keys, certificate_roots=certificate_roots
+        )
+        refuse_nobody(trusted)
+        registry = self.registry(backend)
+        entries = [registry.resolve(reference)] if reference else _with_files(registry)
+        book = self._book(registry)
+        return tuple(book.check(entry, trusted) for entry in entries)
+
+    def sbom(self, reference: str, *, backend: str | None = None) -> dict[str, Any]:
+        """A bill of materials of a stored version: a CycloneDX 1.6 document, as JSON data."""
+        from mm_core.sbom import bill_of_materials, gather
+
+        shown = self.show(reference, backend=backend)
+        return bill_of_materials(gather(self.registry(backend), shown, shown.signatures or ()))
 
     def diff(
         self, before: str, after: str, *, backend: str | None = None, against: str | None = None
@@ -438,6 +597,9 @@ class ModelManager:
 
     # -- the stages' surroundings ----------------------------------------------------
 
+    def _book(self, registry: ModelRegistry) -> SignatureBook:
+        return SignatureBook(registry=registry, signers=self.plugins.signers())
+
     def _copier(
         self, source: str, to: str, wishes: CopyOptions, cancelled: threading.Event | None
     ) -> Copier:
@@ -452,6 +614,13 @@ class ModelManager:
             cancelled=cancelled,
         )
 
+    def _request(self, source: str, options: RequestOptions) -> Request:
+        """What is asked of `source`; the format of weights is preferred that the settings name."""
+        request, preferred = Request(url=source, **options), self.settings.defaults.weights
+        if request.weights is None and preferred is not None:
+            return replace(request, weights=parse_weights(preferred, required=False))
+        return request
+
     @contextlib.contextmanager
     def _source(self, request: Request) -> Iterator[tuple[Source, Request]]:
         """The source of `request`, and the request in that source's own words."""
@@ -461,6 +630,12 @@ class ModelManager:
             yield source, replace(request, url=url)
         finally:
             source.close()
+
+
+def _with_files(registry: ModelRegistry) -> list[ModelEntry]:
+    """All AVAILABLE versions, but those that were only registered: their files are elsewhere."""
+    available = registry.list_models(status=ModelStatus.AVAILABLE)
+    return [entry for entry in available if entry.manifest]
 
 
 def _transfer_options(settings: Settings) -> TransferOptions:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from mm_core.schemas import Action, Manifest, Plan, Snapshot, StoredFile
+from mm_core.schemas import CHECKS, Action, Manifest, Plan, Snapshot, StoredFile
 
 
-def manifest_of(plan: Plan, stored: Sequence[StoredFile]) -> Manifest:
-    """What is kept of a version: its plan, as it was carried out."""
+def manifest_of(
+    plan: Plan, stored: Sequence[StoredFile], checks: Mapping[str, Any] | None = None
+) -> Manifest:
+    """What is kept of a version: its plan, as it was carried out, and what `checks` came to.
+
+    What another registry's checks came to is not taken over: its word is not ours.
+    """
     snapshot = plan.snapshot
+    extra = {name: value for name, value in snapshot.extra.items() if name != CHECKS}
+    if checks:
+        extra[CHECKS] = dict(checks)
     notes = {file.path: file.notes for file in snapshot.files if file.notes}
     return Manifest(
         model_id=plan.model_id,
@@ -21,7 +30,7 @@ def manifest_of(plan: Plan, stored: Sequence[StoredFile]) -> Manifest:
         revision=snapshot.revision,
         license=snapshot.license,
         facts=snapshot.facts,
-        extra=snapshot.extra,
+        extra=extra,
     )
 
 

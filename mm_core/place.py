@@ -33,13 +33,13 @@ class Places:
     """The backends of one manager, each opened when it is first asked for. Safe among threads.
 
     `default` is the one that is meant where no name is given; without it,
-    ``defaults.backend``.
+    ``defaults.backend``, and None without that.
     """
 
     def __init__(self, settings: Settings, plugins: Plugins, default: str | None) -> None:
         self._settings = settings
         self._plugins = plugins
-        self._default = default or settings.defaults.backend
+        self.default = default or settings.defaults.backend
         self._lock = threading.RLock()
         self._open: dict[str, Place] = {}
 
@@ -49,7 +49,7 @@ class Places:
         Raises the errors of `open_sink`, and `ConfigError` where no name is
         given and there is no default.
         """
-        name = name or self._default
+        name = name or self.default
         if name is None:
             raise ConfigError(
                 "no backend is named, and there is no default",

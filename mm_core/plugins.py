@@ -19,8 +19,11 @@ import pluggy
 
 from mm_core import hookspecs
 from mm_core.exceptions import PluginError
+from mm_core.executor import Executor
 from mm_core.hookspecs import PROJECT
+from mm_core.policy import Policy
 from mm_core.redaction import redact
+from mm_core.signatures.port import Signer
 from mm_core.sink import Sink
 from mm_core.source import Source
 
@@ -28,11 +31,18 @@ _OFFERS = {
     "sources": "mm_sources",
     "sinks": "mm_sinks",
     "policies": "mm_policies",
+    "signers": "mm_signers",
     "executors": "mm_executors",
 }
 _HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("mm_"))
 
-_BASES: Mapping[str, type[Any]] = {"sources": Source, "sinks": Sink}
+_BASES: Mapping[str, type[Any]] = {
+    "sources": Source,
+    "sinks": Sink,
+    "policies": Policy,
+    "signers": Signer,
+    "executors": Executor,
+}
 
 T = TypeVar("T")
 
@@ -119,6 +129,22 @@ class Plugins:
         """The kinds of sinks by type, without those that two plugins claim."""
         return {name: owners[0][1] for name, owners in self._unique("sinks").items()}
 
+    def offered(self, kind: str) -> frozenset[str]:
+        """The types of a `kind` (``policies``) that any plugin offers, or that several claim."""
+        return frozenset(self._types[kind])
+
+    def policies(self) -> Mapping[str, type[Policy]]:
+        """The kinds of policies by type, without those that two plugins claim."""
+        return {name: owners[0][1] for name, owners in self._unique("policies").items()}
+
+    def signers(self) -> Mapping[str, type[Signer]]:
+        """The forms of signatures by type, without those that two plugins claim."""
+        return {name: owners[0][1] for name, owners in self._unique("signers").items()}
+
+    def executors(self) -> Mapping[str, type[Executor]]:
+        """The kinds of executors by type, without those that two plugins claim."""
+        return {name: owners[0][1] for name, owners in self._unique("executors").items()}
+
     def source_type(self, name: str) -> type[Source]:
         """The source with ``type`` `name`; `PluginError` if there is none, or two."""
         found: type[Source] = self._lookup("sources", name)
@@ -127,6 +153,16 @@ class Plugins:
     def sink_type(self, name: str) -> type[Sink]:
         """The sink with ``type`` `name`; `PluginError` if there is none, or two."""
         found: type[Sink] = self._lookup("sinks", name)
+        return found
+
+    def policy_type(self, name: str) -> type[Policy]:
+        """The policy with ``type`` `name`; `PluginError` if there is none, or two."""
+        found: type[Policy] = self._lookup("policies", name)
+        return found
+
+    def executor_type(self, name: str) -> type[Executor]:
+        """The executor with ``type`` `name`; `PluginError` if there is none, or two."""
+        found: type[Executor] = self._lookup("executors", name)
         return found
 
     def source_for(self, url: str) -> type[Source]:
@@ -199,8 +235,11 @@ class Plugins:
                 hint="uninstall one, or name it in MM_DISABLE_PLUGINS",
             )
         known = ", ".join(sorted(self._types[kind])) or "none"
+        close = difflib.get_close_matches(name, self._types[kind], n=1)
+        guess = f"; did you mean {close[0]!r}?" if close else ""
         raise PluginError(
-            f"no plugin offers {kind} of type {name!r} (there are: {known}){self._broken_note()}",
+            f"no plugin offers {kind} of type {name!r} (there are: {known}){guess}"
+            f"{self._broken_note()}",
             hint="install the plugin, or see `mm plugins list`",
         )
 

@@ -156,7 +156,7 @@ def _what_to_keep(settings: Settings, place: Place) -> dict[str, Any] | None:
 
 def _is_decided_elsewhere(settings: Settings, place: Place) -> bool:
     """Whether what is to be kept came, in part, from a variable or a file that is named."""
-    others = ("backends", "sources", "policies", "models")
+    others = ("backends", "sources", "policies", "models", "signing")
     return any(
         path[:2] == ("backends", place.name) or path[0] not in others
         for path in settings.interpolated
@@ -172,6 +172,7 @@ def _warns(settings: Settings) -> bool:
         "sources": {name: entry.values for name, entry in settings.sources.items()},
         "policies": settings.policies,
         "models": settings.models,
+        "signing": settings.signing,
     }
     texts = (
         value

@@ -160,7 +160,8 @@ class FileRepair:
             except (CancelledError, TransientError):
                 raise
             except MMError as error:
-                problem = problem or f"it cannot be brought from {manifest.source}: {error}"
+                why = " ".join(str(error).split())
+                problem = problem or f"it cannot be brought from {manifest.source}: {why}"
             else:
                 return None
         return problem

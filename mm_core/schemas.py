@@ -22,11 +22,15 @@ from typing import Any, TypedDict, TypeVar
 
 from mm_core.exceptions import IntegrityError, UsageError
 from mm_core.names import check_alias, check_model_id, check_path, check_version
+from mm_core.weights import Weights, parse_weights
 
 E = TypeVar("E", bound=enum.Enum)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LISTED = frozenset({"path", "size", "sha256", "key"})
+
+CHECKS = "checks"
+"""The field of a manifest that tells what looked at its version's bytes, and what came of it."""
 
 SCHEMA_VERSION = 1
 """The version of every JSON document that the command line prints."""
@@ -170,6 +174,7 @@ class RequestOptions(TypedDict, total=False):
     version: str | None
     aliases: Sequence[str]
     model_type: ModelType | None
+    weights: Weights | str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +185,7 @@ class Request:
     in `include` and `exclude` are globs over whole paths, where ``*`` also
     matches ``/``; exclude wins. With `share`, a disk that holds both may keep the
     bytes once, under two names: the caller says that nobody changes them in place.
+    `weights` is the one format to bring of several, see `mm_core.weights`.
     """
 
     url: str
@@ -191,6 +197,7 @@ class Request:
     aliases: Sequence[str] = ()
     model_type: ModelType | None = None
     share: bool = False
+    weights: Weights | str | None = None
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
@@ -201,6 +208,13 @@ class Request:
         set_(self, "aliases", tuple(check_alias(alias) for alias in self.aliases))
         set_(self, "include", tuple(self.include))
         set_(self, "exclude", tuple(self.exclude))
+        if isinstance(self.weights, str):
+            set_(self, "weights", parse_weights(self.weights))
+
+    @property
+    def wish(self) -> Weights | None:
+        """`weights` as they are understood."""
+        return self.weights if isinstance(self.weights, Weights) else None
 
     def selects(self, path: str) -> bool:
         """Whether the patterns let `path` through. Every source asks this for every file."""
@@ -240,7 +254,8 @@ class Snapshot:
     suggestion. `facts` are the source's words about the model (card data, tags,
     the revision that was asked for): JSON data, recorded and shown. `version` is the
     source's own name for this state, where that is another than its revision.
-    `extra` are fields for the manifest that are new to this release.
+    `extra` are fields for the manifest that are new to this release. `signatures` are
+    bundles over the files that come with them, and are none of them.
     """
 
     source: str
@@ -252,6 +267,7 @@ class Snapshot:
     facts: Mapping[str, Any] = field(default_factory=dict, hash=False)
     version: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    signatures: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 class Action(str, enum.Enum):
@@ -278,7 +294,11 @@ class PlannedFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What must move. Printing it is the dry run; nothing has happened yet."""
+    """What must move. Printing it is the dry run; nothing has happened yet.
+
+    `request` is what the caller asked for; None where a plan was not made for one.
+    `left_out` are weights in other formats than the one that was asked for.
+    """
 
     model_id: str
     version: str
@@ -287,6 +307,8 @@ class Plan:
     prefix: str
     files: tuple[PlannedFile, ...]
     aliases: tuple[str, ...] = ()
+    request: Request | None = None
+    left_out: tuple[RemoteFile, ...] = ()
 
     def bytes_to(self, action: Action) -> int:
         """The sum of the known sizes of the files with `action`."""
@@ -311,6 +333,7 @@ class Plan:
             "fetch_bytes": self.bytes_to(Action.FETCH),
             "copy_bytes": self.bytes_to(Action.COPY),
             "present_bytes": self.bytes_to(Action.PRESENT),
+            "left_out": [{"path": f.path, "size": f.size} for f in self.left_out],
         }
 
 
@@ -382,6 +405,12 @@ class Manifest:
         """The sum of the sizes of the files."""
         return sum(file.size for file in self.files)
 
+    @property
+    def checks(self) -> Mapping[str, Any]:
+        """What the policies that looked at the bytes noted, by their types."""
+        found = self.extra.get(CHECKS)
+        return found if isinstance(found, Mapping) else {}
+
     def to_bytes(self) -> bytes:
         """Canonical JSON: equal manifests are equal bytes."""
         return canonical_json(
@@ -441,17 +470,22 @@ class TransferEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pulled:
-    """What a pull, push or copy ended with: the entry, and how its bytes got there."""
+    """What a pull, push or copy ended with: the entry, and how its bytes got there.
+
+    `left_out` are weights in other formats than the one that was asked for.
+    """
 
     entry: ModelEntry
     backend: str
     fetched_bytes: int = 0
     copied_bytes: int = 0
     present_bytes: int = 0
+    left_out: tuple[RemoteFile, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON data."""
         return {
+            "left_out": [{"path": f.path, "size": f.size} for f in self.left_out],
             "entry": self.entry.to_json(),
             "backend": self.backend,
             "fetched_bytes": self.fetched_bytes,

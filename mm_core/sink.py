@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mm_core.exceptions import NotFoundError
@@ -227,6 +227,19 @@ class ResumableSink(Sink):
         """Delete the parts of such an upload; whether they are gone. One that was gone is fine.
 
         False where a writer at work has them, as far as the store can tell.
+        """
+
+
+class NamingSink(Sink):
+    """A sink that shows other programs, in their own way, which version a name means."""
+
+    @abstractmethod
+    def show_names(self, model_id: str, names: Mapping[str, str]) -> None:
+        """Let other programs find the version ``names[name]`` of this model by each ``name``.
+
+        They are all its names; one that was shown before and is not among them is
+        withdrawn. Called after each commit that may have changed them, also with what
+        was told already. Nothing in the registry depends on it: errors are logged.
         """
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mm_core.exceptions import SourceChangedError
 from mm_core.schemas import Manifest, ModelEntry, RemoteFile, Request, Snapshot, rfc3339
+from mm_core.signatures.shelf import kept
 from mm_core.sink import Buffer, Sink
 from mm_core.source import Source
 
@@ -27,9 +28,15 @@ class StoredSource(Source):
     type = "mm"
 
     def __init__(
-        self, sink: Sink, manifest: Manifest, *, origin: Mapping[str, Any] | None = None
+        self,
+        sink: Sink,
+        manifest: Manifest,
+        *,
+        origin: Mapping[str, Any] | None = None,
+        signatures: tuple[bytes, ...] = (),
     ) -> None:
         super().__init__()
+        self._signatures = signatures
         self._sink = sink
         self._manifest = manifest
         self._origin = origin
@@ -40,7 +47,7 @@ class StoredSource(Source):
         """A version of a registry, to be copied into another.
 
         A copy has all that is known of the version, where it first came from
-        included, and in its facts the registry that it was copied from.
+        included, its signatures, and in its facts the registry that it was copied from.
         """
         manifest = registry.manifest(entry)
         origin = {
@@ -53,7 +60,13 @@ class StoredSource(Source):
         earlier = manifest.facts.get(COPIED_FROM)
         if earlier is not None:
             origin[COPIED_FROM] = earlier
-        source = cls(registry.sink, manifest, origin=origin)
+        bundles = kept(registry.sink, entry.manifest or "")
+        source = cls(
+            registry.sink,
+            manifest,
+            origin=origin,
+            signatures=tuple(bundle.data for bundle in bundles),
+        )
         source._check = partial(refuse_changed, registry, entry)
         return source
 
@@ -81,6 +94,7 @@ class StoredSource(Source):
             license=manifest.license,
             facts={**manifest.facts, **copied},
             extra=manifest.extra,
+            signatures=self._signatures,
         )
 
     def read(self, file: RemoteFile, start: int = 0, end: int | None = None) -> Iterator[Buffer]:

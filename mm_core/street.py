@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
-from mm_core.claiming import abandoned_on_error, as_long_as_it_stands, begin, leave_only
+from mm_core.claiming import (
+    abandoned_on_error,
+    as_long_as_it_stands,
+    begin,
+    gone_if_refused,
+    leave_only,
+)
 from mm_core.config import Settings
+from mm_core.content import Content
 from mm_core.equal_files import copies_in, copy_what_is_known, files_of_siblings, leave_hints
+from mm_core.exceptions import PolicyError
 from mm_core.hookspecs import PlanContext
 from mm_core.manifests import bytes_by_action, manifest_of
 from mm_core.mending import plan_mending, refuse_another, what_is_damaged, what_stands
@@ -19,6 +27,7 @@ from mm_core.notices import Notices
 from mm_core.place import Place
 from mm_core.planning import make_plan, name_version
 from mm_core.plugins import Plugins
+from mm_core.policing import Rules, Verdict, refuse, word_of_plugin
 from mm_core.schemas import (
     Action,
     ModelEntry,
@@ -32,13 +41,12 @@ from mm_core.schemas import (
     StoredFile,
     TransferEvent,
 )
+from mm_core.signatures.making import bring_along
 from mm_core.sink import Sink
 from mm_core.source import Source
 from mm_core.space import refuse_if_full, refuse_to_begin_if_full
 from mm_core.transfer import TransferOptions, transfer
 from mm_core.transfer.stop import Stop
-
-logger = logging.getLogger(__name__)
 
 _Carry = Callable[..., tuple[StoredFile, ...]]
 
@@ -55,6 +63,10 @@ class Street:
     notices: Notices
     options: TransferOptions
     cancelled: threading.Event
+    rules: Rules = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rules", Rules(self.settings, self.plugins))
 
     def plan(self, place: Place, source: Source, request: Request) -> Plan:
         """What `bring` with the same arguments would do. Writes nothing.
@@ -103,12 +115,16 @@ class Street:
             stored = carry(plan, stop=Stop(stop, begun.lost))
             if any(planned.action is Action.COPY for planned in plan.files):
                 source.confirm(snapshot)
-            self.show_stored(place, stored)
+            with gone_if_refused(registry, begun):
+                checks = self.ask_about_content(place, plan, stored, Stop(stop, begun.lost))
             leave_only(registry, begun, stored)
-            entry = registry.add(begun, manifest_of(plan, stored), aliases=plan.aliases)
+            manifest = manifest_of(plan, stored, checks)
+            bring_along(place.sink, manifest, snapshot.signatures, self.plugins.signers)
+            entry = registry.add(begun, manifest, aliases=plan.aliases)
         leave_hints(stored, registry, jobs=self.settings.defaults.connections)
         self.committed(place, entry)
-        return Pulled(entry=entry, backend=place.name, **bytes_by_action(stored))
+        moved = bytes_by_action(stored)
+        return Pulled(entry=entry, backend=place.name, left_out=plan.left_out, **moved)
 
     def carry(
         self,
@@ -130,18 +146,77 @@ class Street:
         )
 
     def ask_policies(self, place: Place, plan: Plan) -> None:
-        """Let every plugin look at `plan`; the errors of those who refuse it pass."""
-        if self.settings.policies and not self.plugins.hook.mm_plan_made.get_hookimpls():
-            logger.warning(
-                "The policies in mm.yaml have no effect: no installed plugin enforces them"
-            )
-        context = PlanContext(backend=place.name, policies=self.settings.policies)
-        self.plugins.hook.mm_plan_made(plan=plan, context=context)
+        """Let all policies and plugins look at `plan`; the errors of those who refuse it pass."""
+        refuse(self.rules.about_plan(place, plan), plan, place.name)
+        self._show_plan(place, plan)
+
+    def ask_about_content(
+        self, place: Place, plan: Plan, stored: tuple[StoredFile, ...], stop: Stop
+    ) -> Mapping[str, Any]:
+        """Let all policies and plugins look at what is stored, and return what policies noted.
+
+        The errors of those who refuse it pass.
+        """
+        content = Content.stored(place.sink, stored, stopped=stop.is_set)
+        rulings, facts = self.rules.about_content(place, plan, content)
+        refuse(rulings, plan, place.name)
+        self.show_stored(place, stored)
+        return facts
 
     def show_stored(self, place: Place, stored: tuple[StoredFile, ...]) -> None:
         """Let every plugin look at each stored file; the errors of those who refuse one pass."""
         for file in stored:
             self.plugins.hook.mm_file_stored(file=file, sink=place.sink)
+
+    def verdict(self, place: Place, source: Source, request: Request, *, read: bool) -> Verdict:
+        """What the policies of `place` say of a model that is still at its source.
+
+        With `read`, also of its bytes, of which as little is read as they ask for.
+        Neither reads nor writes anything in `place`.
+        """
+        snapshot = source.snapshot(request)
+        plan = make_plan(request, snapshot, present={}, known={}, case_blind=place.sink.case_blind)
+        rulings = self.rules.about_plan(place, plan)
+        facts: dict[str, Any] = {}
+        try:
+            self._show_plan(place, plan)
+        except PolicyError as error:
+            rulings.append(word_of_plugin("mm_plan_made", error))
+        if read:
+            content = Content.remote(source, snapshot.files)
+            found, facts = self.rules.about_content(place, plan, content)
+            rulings += found
+        return Verdict(
+            plan=plan,
+            backend=place.name,
+            rulings=tuple(rulings),
+            checks=facts,
+            read=read,
+            unread=tuple(file.path for file in snapshot.files if file.size is None),
+        )
+
+    def scan(self, place: Place, source: Source, request: Request) -> Verdict:
+        """What the policies that look for pickles say of a model, wherever it is; no others.
+
+        Reads from the source what they need, and writes nothing.
+        """
+        snapshot = source.snapshot(request)
+        plan = make_plan(request, snapshot, present={}, known={})
+        content = Content.remote(source, plan.snapshot.files)
+        rules = self.rules.only(place, "formats", "scan")
+        rulings, facts = self.rules.about_content(place, plan, content, rules)
+        return Verdict(
+            plan=plan,
+            backend=place.name,
+            rulings=tuple(rulings),
+            checks=facts,
+            read=True,
+            unread=tuple(file.path for file in plan.snapshot.files if file.size is None),
+        )
+
+    def _show_plan(self, place: Place, plan: Plan) -> None:
+        context = PlanContext(backend=place.name, policies=self.settings.policies)
+        self.plugins.hook.mm_plan_made(plan=plan, context=context)
 
     def committed(self, place: Place, entry: ModelEntry) -> None:
         """Tell everybody that `entry` is AVAILABLE."""
@@ -194,11 +269,14 @@ class Street:
         refuse_if_full(place.sink, mending)
         with as_long_as_it_stands(place.registry, entry) as changed:
             mended = carry(mending, stop=Stop(stop, changed)) if mending.files else ()
+        if plan.snapshot.signatures:
+            manifest = place.registry.manifest(entry)
+            bring_along(place.sink, manifest, plan.snapshot.signatures, self.plugins.signers)
         for alias in plan.aliases:
             entry = place.registry.set_alias(entry.model_id, alias, entry.version)
         moved = bytes_by_action(mended)
         moved["present_bytes"] += entry.size_bytes - sum(file.size for file in mended)
-        return Pulled(entry=entry, backend=place.name, **moved)
+        return Pulled(entry=entry, backend=place.name, left_out=plan.left_out, **moved)
 
 
 def _let_store_copy(plan: Plan, source: Source, sink: Sink) -> Plan:

@@ -9,7 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
-VENDOR_PREFIXES = ("MM_", "HF_", "AWS_", "GOOGLE_", "STORAGE_EMULATOR", "HUGGING_FACE_")
+pytest_plugins = ["mm_core.testing.fixtures"]
+
+VENDOR_PREFIXES = (
+    "MM_", "HF_", "AWS_", "GOOGLE_", "STORAGE_EMULATOR", "HUGGING_FACE_", "AZURE_", "MODELSCOPE_",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,13 +46,3 @@ def clean_logging() -> Iterator[None]:
     yield
     root.handlers[:] = [handler for handler in root.handlers if handler in before]
     root.setLevel(level)
-
-
-@pytest.fixture
-def hub(monkeypatch) -> Iterator:
-    """A Hub on loopback, and HF_ENDPOINT naming it."""
-    from mm_core.testing.hub import HubServer
-
-    with HubServer() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
-        yield server

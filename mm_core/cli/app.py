@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import click
 
@@ -40,12 +41,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Point an alias at the version that it named before.",
     ),
     "rm": ("mm_core.cli.change:rm", "Remove a version from the registry."),
+    "policy": ("mm_core.cli.policy:policy", "Say which models may enter a backend, and why."),
+    "scan": ("mm_core.cli.scan:scan", "Look for dangerous pickles in a model."),
     "verify": ("mm_core.cli.change:verify", "Read models back and check every byte."),
+    "sign": ("mm_core.cli.sign:sign", "Sign a version, as the OpenSSF specifies it for models."),
+    "sbom": ("mm_core.cli.sbom:sbom", "Write a bill of materials of a version."),
     "gc": ("mm_core.cli.collect:gc", "Delete what nobody uses any more."),
     "registry": ("mm_core.cli.registry:registry", "Check, repair and back up the registry."),
     "config": ("mm_core.cli.configure:config", "Write, check and explain mm.yaml."),
     "backends": ("mm_core.cli.backends:backends", "List and test the backends."),
-    "plugins": ("mm_core.cli.plugins:plugins", "See which plugins are installed."),
+    "plugins": ("mm_core.cli.plugins:plugins", "List plugins, begin one, and check it."),
     "doctor": ("mm_core.cli.doctor:doctor", "Find out what is wrong with this setup."),
     "completion": ("mm_core.cli.completion:completion", "Print the completion script of a shell."),
 }
@@ -59,7 +64,16 @@ mm list --json
 
 
 class LazyGroup(click.Group):
-    """Commands from the table above; those of plugins only where the table has none."""
+    """Commands from the table above; those of plugins only where the table has none.
+
+    `strangers` stand in place of the commands of the installed plugins.
+    """
+
+    def __init__(
+        self, *args: Any, strangers: Sequence[click.Command] | None = None, **attrs: Any
+    ) -> None:
+        super().__init__(*args, **attrs)
+        self._given = strangers
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names: the built-in ones first."""
@@ -106,6 +120,8 @@ class LazyGroup(click.Group):
 
     @cached_property
     def _strangers(self) -> dict[str, click.Command]:
+        if self._given is not None:
+            return {command.name or "": taught(command) for command in self._given}
         return _commands_of_plugins() if _has_strangers() else {}
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -113,13 +129,19 @@ class LazyGroup(click.Group):
         write_examples(EXAMPLES, formatter)
 
 
-def make_app() -> click.Group:
-    """``mm`` with its global options."""
+def make_app(strangers: Sequence[click.Command] | None = None) -> click.Group:
+    """``mm`` with its global options, and `strangers` for the commands of plugins."""
     version = click.version_option(
         mm_core.__version__, prog_name="mm", message="%(prog)s %(version)s"
     )
     app: click.Group = version(
-        LazyGroup("mm", params=[*global_options()], callback=_prepare, help=_HELP)
+        LazyGroup(
+            "mm",
+            params=[*global_options()],
+            callback=_prepare,
+            help=_HELP,
+            strangers=strangers,
+        )
     )
     return app
 

@@ -21,8 +21,10 @@ from mm_core.cli.base import command
 from mm_core.cli.state import State, pass_state
 
 if TYPE_CHECKING:
+    from mm_core.registry.reading import Reading
     from mm_core.results import Shown
     from mm_core.schemas import ModelEntry
+    from mm_core.signatures.checking import CheckedSignature, Signers
 
 _REFERENCE = "ID[@VERSION|:ALIAS]"
 _HEADER = ("MODEL", "VERSION", "TYPE", "SIZE", "STATUS", "ALIASES", "AGE")
@@ -94,6 +96,8 @@ def show(state: State, /, reference: str, as_of: str | None) -> None:
         except OfflineError as error:
             _emit_entry(state, entry, provenance(reading), str(error))
             return
+        if not reading.alone:
+            shown = _with_signatures(state, reading, shown)
     state.emit(
         {"model": shown.to_json(), **provenance(reading)},
         human=_show_lines(shown, str(entry.path)),
@@ -159,6 +163,28 @@ def emit_models(
     )
 
 
+def _with_signatures(state: State, reading: Reading, shown: Shown) -> Shown:
+    """`shown` with the signatures over it. Settings and plugins are asked only where there are."""
+    from dataclasses import replace
+
+    from mm_core.signatures.keys import trusted_keys
+    from mm_core.signatures.making import look_at_signatures
+
+    def signers() -> Signers:
+        from mm_core.plugins import Plugins
+
+        return Plugins.discover().signers()
+
+    found = look_at_signatures(
+        reading.sink,
+        shown.entry,
+        shown.manifest,
+        signers=signers,
+        trusted=lambda: trusted_keys(state.settings().signing),
+    )
+    return replace(shown, signatures=found)
+
+
 def _row(entry: ModelEntry) -> tuple[object, ...]:
     return (
         entry.model_id,
@@ -207,6 +233,7 @@ def _show_lines(shown: Shown, url: str) -> Iterator[str]:
     entry, manifest = shown.entry, shown.manifest
     origin = _origin(manifest.facts)
     yield from _fact_lines(entry, manifest.revision, manifest.license, url, origin)
+    yield from output.facts(("signed", _words(one)) for one in shown.signatures or ())
     yield ""
     rows = [(f.path, output.size(f.size), f.sha256[:12]) for f in manifest.files]
     yield from output.table(("FILE", "SIZE", "SHA256"), rows)
@@ -218,6 +245,12 @@ def _show_lines(shown: Shown, url: str) -> Iterator[str]:
         )
     yield ""
     yield from _loading(shown, url)
+
+
+def _words(one: CheckedSignature) -> str:
+    """One signature, and what came of looking at it."""
+    why = f": {one.reason}" if one.reason else ""
+    return f"{one.signer or 'by nobody knows whom'}, {one.state.value}{why}"
 
 
 def _origin(facts: Mapping[str, Any]) -> str:

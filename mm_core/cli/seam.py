@@ -2,7 +2,8 @@
 
 Data go to stdout, all else to stderr. With ``--json`` and ``--format jsonl``
 the error is data, too: ``{"schema_version": 1, "error": {"code", "message",
-"hint"}}`` on stdout, and stderr holds no words for people.
+"hint"}}`` on stdout, with ``findings`` where policies refuse, and stderr holds no
+words for people.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
@@ -22,7 +23,7 @@ import click
 from mm_core.cli import interrupts, output
 from mm_core.cli.interrupts import INTERRUPTED, TERMINATED
 from mm_core.cli.state import State
-from mm_core.exceptions import CancelledError, MMError, PartialError
+from mm_core.exceptions import CancelledError, MMError, PartialError, PolicyError
 
 BROKEN_PIPE = 141
 
@@ -44,17 +45,25 @@ class Problem:
     exit_code: int
     hint: str | None = None
     parts: dict[str, Problem] = field(default_factory=dict)
+    findings: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The ``error`` of a JSON document."""
         document: dict[str, Any] = {"code": self.code, "message": self.message, "hint": self.hint}
+        if self.findings:
+            document["findings"] = list(self.findings)
         if self.parts:
             document["errors"] = {name: part.to_json() for name, part in self.parts.items()}
         return document
 
 
-def run(argv: Sequence[str] | None = None) -> int:
-    """Run ``mm``; return its exit code, whatever happens."""
+def run(
+    argv: Sequence[str] | None = None, *, strangers: Sequence[click.Command] | None = None
+) -> int:
+    """Run ``mm``; return its exit code, whatever happens.
+
+    `strangers` are commands to take in place of those of the installed plugins.
+    """
     from mm_core.cli.app import make_app
 
     args = list(sys.argv[1:] if argv is None else argv)
@@ -62,7 +71,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     _write_any_character()
     try:
         with _signals_raise():
-            app = make_app()
+            app = make_app(strangers)
             if "_MM_COMPLETE" in os.environ:
                 return _complete(app)
             with app.make_context("mm", args, obj=state) as context:
@@ -100,6 +109,7 @@ def describe(error: BaseException, state: State) -> Problem:
         problem.exit_code,
         _redact(problem.hint) if problem.hint else None,
         problem.parts,
+        problem.findings,
     )
 
 
@@ -110,6 +120,11 @@ def _describe(error: BaseException, state: State) -> Problem:
         case PartialError():
             parts = {name: describe(part, state) for name, part in error.errors.items()}
             return Problem(error.code, error.message, error.exit_code, error.hint, parts)
+        case PolicyError():
+            found = error.findings
+            problem = Problem(
+                error.code, error.message, error.exit_code, error.hint, findings=found
+            )
         case MMError():
             problem = Problem(error.code, error.message, error.exit_code, error.hint)
         case Terminated():

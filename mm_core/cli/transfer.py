@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,14 @@ import click
 from mm_core.cli import output
 from mm_core.cli.base import command, transfer_options
 from mm_core.cli.progress import make_reporter
+from mm_core.cli.several import Several, emit_one
 from mm_core.cli.state import State, pass_state
-from mm_core.exceptions import CancelledError, MMError, PartialError
+from mm_core.exceptions import CancelledError, MMError, UsageError
 
 if TYPE_CHECKING:
     from mm_core.manager import ModelManager
-    from mm_core.schemas import Plan, Pulled
+    from mm_core.pulling import PullEnd
+    from mm_core.schemas import Plan, Pulled, RemoteFile, Request
 
 
 @command(
@@ -27,11 +29,13 @@ if TYPE_CHECKING:
     mm pull hf://org/name@main --include '*.safetensors' --include '*.json' --alias prod
     mm pull https://example.org/lid.176.ftz --as lang/lid --version 1
     mm pull hf://org/name --to lake --to dr --json
+    mm pull hf://org/one hf://org/two --to lake
     mm pull hf://org/name --limit-rate 50MiB --connections 16
+    mm pull hf://org/name --weights gguf:Q4_K_M
     mm pull hf://org/name --dry-run
     """,
 )
-@click.argument("source")
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.option(
     "--to", "to", multiple=True, metavar="B", help="A backend; may be given several times."
 )
@@ -40,21 +44,26 @@ if TYPE_CHECKING:
 @click.option("--version", metavar="V", help="The version, where the source states none.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Only files that match.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="No files that match.")
+@click.option(
+    "--weights", metavar="F", help="One format of the weights: safetensors, gguf:Q4_K_M, onnx, all."
+)
 @click.option("--alias", "aliases", multiple=True, metavar="A", help="Point this name at it.")
 @click.option("--type", "model_type", metavar="T", help="What the model does, as on the Hub.")
 @transfer_options
 @click.option("-n", "--dry-run", is_flag=True, help="Print what would move, and stop.")
 @click.option("--no-wait", is_flag=True, help="Fail where another pull of it is under way.")
+@click.option("--executor", metavar="T", help="Who pulls several sources; by default threads.")
 @pass_state
 def pull(
     state: State,
     /,
     *,
-    source: str,
+    sources: tuple[str, ...],
     to: tuple[str, ...],
     jobs: int | None,
     dry_run: bool,
     no_wait: bool,
+    executor: str | None,
     **request: Any,
 ) -> None:
     """Stream a model from its source into a backend.
@@ -62,13 +71,16 @@ def pull(
     SOURCE is hf://org/name[@revision], https://…, a folder, or any URL that a
     plugin answers. Bytes go straight through, without a temporary disk, and are
     checked before anybody can see them. What is there already is not moved
-    again, and a pull that was cut goes on where it stopped.
+    again, and a pull that was cut goes on where it stopped. Several sources are
+    pulled at once; one that fails keeps no other from being pulled.
     """
     request["model_type"] = _model_type(request["model_type"])
     backends: list[str | None] = [*to] or [None]
+    source, *others = dict.fromkeys(sources)
+    _refuse_names_for_many(len(others), request)
     with make_reporter(state) as reporter, state.manager(reporter) as manager:
 
-        def one(backend: str | None) -> dict[str, Any]:
+        def one(source: str, backend: str | None) -> dict[str, Any]:
             if dry_run:
                 plan = manager.plan(source, to=backend, **request)
                 return _planned(plan, manager.kept_bytes(plan, to=backend))
@@ -76,10 +88,16 @@ def pull(
                 pulled = manager.pull(source, to=backend, jobs=jobs, wait=not no_wait, **request)
             return _pulled(pulled)
 
-        if len(backends) == 1:
-            _emit_one(state, one(backends[0]))
+        if others and dry_run:
+            _plan_each(state, _requests([source, *others], request), backends, one)
+        elif others:
+            options = {"jobs": jobs, "wait": not no_wait, "executor": executor}
+            requests = _requests([source, *others], request)
+            _pull_each(state, manager, requests, backends, **options)
+        elif len(backends) == 1:
+            emit_one(state, one(source, backends[0]))
         else:
-            _for_each(state, [b for b in backends if b], one)
+            _for_each(state, [b for b in backends if b], partial(one, source))
 
 
 @command(
@@ -110,7 +128,7 @@ def push(
         with reporter.asking(partial(_with_parts, manager, options["to"])):
             pulled = manager.push(folder, model_id, model_type=kind, **options)
         document = _pulled(pulled)
-    _emit_one(state, document)
+    emit_one(state, document)
 
 
 @command(
@@ -130,46 +148,97 @@ def get(state: State, /, reference: str, folder: Path | None, jobs: int | None) 
     """Bring a model to this machine and print its path, and nothing else.
 
     A model on a local backend is used where it is, after a look at the sizes; what
-    is brought here is checked byte by byte.
+    is brought here is checked byte by byte. With --output, the newest signature over it
+    is put beside its files as model.sig.
     """
     with make_reporter(state) as reporter, state.manager(reporter) as manager:
         got = manager.get(reference, output=folder, jobs=jobs)
     path = str(got.path)
-    state.emit({"path": path, "entry": got.entry.to_json()}, human=[path], quiet=[path])
+    state.emit(got.to_json(), human=[path], quiet=[path])
 
 
 def _for_each(state: State, backends: list[str], one: Any) -> None:
     """Do `one` for each backend; the failure of one does not keep the others from theirs."""
-    results: list[dict[str, Any]] = []
-    errors: dict[str, MMError] = {}
+    several = Several(state, "backends")
     for backend in dict.fromkeys(backends):
         try:
-            results.append({"backend": backend, **one(backend)})
+            several.add({"backend": backend, **one(backend)})
         except CancelledError:
             raise
         except MMError as error:
-            errors[backend] = error
-            continue
-        if state.format != "json":
-            _emit_one(state, results[-1])
-    if not errors:
-        if state.format == "json":
-            state.emit({"results": [_data(r) for r in results]}, human=())
-        return
-    state.so_far = {"results": [_data(r) for r in results]}
-    raise PartialError(
-        f"{len(errors)} of {len(errors) + len(results)} backends failed",
-        errors=errors,
-        hint="run the same command again: what is there already is not moved again",
-    )
+            several.add_error(backend, error)
+    several.end()
 
 
-def _emit_one(state: State, result: dict[str, Any]) -> None:
-    state.emit(_data(result), human=result["human"], quiet=result["quiet"])
+def _requests(sources: Sequence[str], options: dict[str, Any]) -> list[Request]:
+    from mm_core.schemas import Request
+
+    return [Request(url=source, **options) for source in sources]
 
 
-def _data(result: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in result.items() if key not in ("human", "quiet")}
+def _refuse_names_for_many(others: int, request: dict[str, Any]) -> None:
+    flags = {"--as": request["model_id"], "--version": request["version"]}
+    given = [flag for flag, value in flags.items() if value is not None]
+    if others and given:
+        raise UsageError(
+            f"{' and '.join(given)} can name one model, not {others + 1}",
+            hint="pull that one by itself",
+        )
+
+
+def _pull_each(
+    state: State,
+    manager: ModelManager,
+    requests: Sequence[Request],
+    backends: Sequence[str | None],
+    **options: Any,
+) -> None:
+    """Pull all `requests` at once, into one backend after the other."""
+    several = Several(state, "pulls")
+
+    def tell(end: PullEnd, to: str | None) -> None:
+        """Called as each ends, in this thread."""
+        if end.error is not None:
+            several.add_error(_to(end.request, to), end.error)
+        elif end.pulled is not None:
+            where = {"source": end.name, "backend": end.pulled.backend}
+            several.add({**where, **_pulled(end.pulled)})
+
+    for backend in dict.fromkeys(backends):
+        try:
+            manager.pull_many(requests, to=backend, tell=partial(tell, to=backend), **options)
+        except CancelledError:
+            raise
+        except MMError as error:  # of the backend itself
+            several.add_error(str(backend), error)
+    several.end()
+
+
+def _plan_each(
+    state: State,
+    requests: Sequence[Request],
+    backends: Sequence[str | None],
+    one: Callable[[str, str | None], dict[str, Any]],
+) -> None:
+    """Say what `_pull_each` would do."""
+    several = Several(state, "plans")
+    for backend in dict.fromkeys(backends):
+        for request in requests:
+            try:
+                where = {"source": _to(request, None), "backend": backend}
+                several.add({**where, **one(request.url, backend)})
+            except MMError as error:
+                several.add_error(_to(request, backend), error)
+    several.end()
+
+
+def _to(request: Request, backend: str | None) -> str:
+    """What was to be pulled, and where to, if that was said."""
+    from mm_core.pulling import PullEnd
+    from mm_core.redaction import redact_url
+
+    name = PullEnd(request=request).name
+    return name if backend is None else f"{name} to {redact_url(backend)}"
 
 
 def _pulled(pulled: Pulled) -> dict[str, Any]:
@@ -181,6 +250,7 @@ def _pulled(pulled: Pulled) -> dict[str, Any]:
     }
     words = ", ".join(f"{output.size(count)} {word}" for word, count in moved.items() if count)
     data = {f"{word}_bytes": count for word, count in moved.items()}
+    data |= {"left_out": pulled.to_json()["left_out"]} if pulled.left_out else {}
     name = f"{entry.model_id}@{output.short_version(entry.version)}"
     aliases = f" ({', '.join(entry.aliases)})" if entry.aliases else ""
     return {
@@ -191,6 +261,7 @@ def _pulled(pulled: Pulled) -> dict[str, Any]:
             f"{name}{aliases} is {entry.status.value}",
             f"  {words or 'nothing to move'}",
             f"  {output.clean(entry.path)}",
+            *(f"  {line}" for line in _left_out(pulled.left_out)),
         ],
     }
 
@@ -230,6 +301,18 @@ def _plan_lines(plan: Plan, kept: int | None) -> Iterator[str]:
         words[Action.FETCH] += f" ({output.size(kept)} of it kept from an earlier attempt)"
     totals = [f"{output.size(plan.bytes_to(action))} {word}" for action, word in words.items()]
     yield f"{len(plan.files)} files: {', '.join(totals)}; nothing was done"
+    yield from _left_out(plan.left_out)
+
+
+def _left_out(files: Sequence[RemoteFile]) -> Iterator[str]:
+    """What was left out for the sake of one format, and how to get it."""
+    if files:
+        from mm_core.weights import format_by_name
+
+        formats = sorted({format_by_name(file.path) or "other" for file in files})
+        size = output.size(sum(file.size or 0 for file in files))
+        count = output.counted(len(files), "file")
+        yield f"left out: {count} of {', '.join(formats)}, {size}; --weights all brings them, too"
 
 
 def _model_type(text: str | None) -> Any:
@@ -238,7 +321,6 @@ def _model_type(text: str | None) -> Any:
         return None
     import difflib
 
-    from mm_core.exceptions import UsageError
     from mm_core.schemas import ModelType
 
     known = [t.value for t in ModelType]

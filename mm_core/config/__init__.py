@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         build_config,
         is_address,
         load_settings,
+        settings_from,
     )
     from mm_core.units import parse_duration, parse_rate, parse_size
 
@@ -36,6 +37,7 @@ __all__ = [
     "parse_duration",
     "parse_rate",
     "parse_size",
+    "settings_from",
     "starter",
     "validate",
 ]

@@ -15,7 +15,16 @@ from mm_core.redaction import redact, remember_secret
 
 logger = logging.getLogger(__name__)
 
-_SECTIONS = ("defaults", "backends", "sources", "policies", "models", "retention", "registry")
+_SECTIONS = (
+    "defaults",
+    "backends",
+    "sources",
+    "policies",
+    "models",
+    "retention",
+    "registry",
+    "signing",
+)
 _VENDOR = re.compile(
     r"(?:HF|AWS|AZURE|GOOGLE|GCLOUD|GCSFS|CLOUDSDK|HUGGING_FACE|HUGGINGFACE)_\w+"
     r"|STORAGE_EMULATOR_HOST|SSL_CERT_(?:FILE|DIR)|(?:REQUESTS|CURL)_CA_BUNDLE"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
@@ -19,6 +21,28 @@ def typed_values(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, A
     "false"; where a field has a type, pydantic does that by itself.
     """
     return {key: _typed(value) if _is_free(cls, key) else value for key, value in values.items()}
+
+
+def with_paths(
+    cls: type[BaseModel], values: Mapping[str, Any], folder_of: Callable[[str], Path | None]
+) -> dict[str, Any]:
+    """`values`, where a relative path of a `Path` field is one from the folder of its file.
+
+    `folder_of` tells the folder of the file that states a setting; None where none does.
+    """
+
+    def absolute(key: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [absolute(key, item) for item in value]
+        folder = folder_of(key)
+        if not isinstance(value, str) or folder is None or value.startswith("~"):
+            return value
+        return os.path.normpath(folder / value)
+
+    return {
+        key: absolute(key, value) if _has(cls, key, Path) else value
+        for key, value in values.items()
+    }
 
 
 def remember_secrets(config: BaseModel) -> None:
@@ -40,6 +64,12 @@ def _remember(value: Any) -> None:
 def _is_free(cls: type[BaseModel], key: str) -> bool:
     field = cls.model_fields.get(key)
     return field is not None and Any in _arguments(field.annotation)
+
+
+def _has(cls: type[BaseModel], key: str, kind: type[Any]) -> bool:
+    """Whether a field is of that `kind`, or holds such values."""
+    field = cls.model_fields.get(key)
+    return field is not None and kind in (field.annotation, *_arguments(field.annotation))
 
 
 def _arguments(annotation: Any) -> tuple[Any, ...]:

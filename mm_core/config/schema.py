@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from mm_core.config.origins import dotted
 from mm_core.config.problems import did_you_mean
 from mm_core.config.sections import Document
 from mm_core.config.settings import Settings, build_config, is_address
-from mm_core.exceptions import MMError
+from mm_core.exceptions import ConfigError, MMError
 
 if TYPE_CHECKING:
     from mm_core.plugins import Plugins
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from mm_core.source import Source
 
 _REFERENCE = {"type": "string", "pattern": r"\$\{.+\}", "description": "A ${VARIABLE}"}
+
+_NAMES = {"pattern": r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"}
 
 _STARTER = """\
 # yaml-language-server: $schema=./mm.schema.json
@@ -32,6 +35,7 @@ defaults:
   # retries: 5             # tries again without progress
   # claim_timeout: 60s     # without a sign of life, until another takes over a pull
   # commit_timeout: 60s    # to keep trying to reach the registry
+  # weights: safetensors   # where a model has several formats of them; all without it
   # writer: ci/nightly     # who commits, in mm history; by default user@host/pid
   # offline: false         # true: ask no source over the network
 
@@ -52,10 +56,23 @@ sources:
   #   allow_hosts: [dl.vendor.example]
   #   headers: {Authorization: "Bearer ${VENDOR_KEY}"}
 
+# policies:
+#   # What may enter. Without a set named `default` there is one: files whose content is
+#   # not what their name says, and pickles that are not known to be harmless, are refused.
+#   ours:                  # any name; `mm policy list` tells which rules hold
+#     licenses: {allow: [apache-2.0, mit]}
+#     limits: {max_size: 200GiB}
+#     # backends: [BACKEND]   # only there; everywhere without it
+
 # retention:
 #   # `mm gc` leaves what is younger; with --retention it keeps so many versions of a model.
 #   grace: 24h
 #   keep_last: 3
+
+# signing:
+#   # Signatures over models: `mm sign` makes them, `mm verify --signature` looks at them.
+#   key_file: ./release.pem
+#   public_keys: [./release.pub]
 
 # registry:
 #   remember: true         # refuse a registry that went back, say to an older backup
@@ -76,7 +93,11 @@ def validate(settings: Settings, plugins: Plugins) -> list[str]:
     What `load_settings` refuses by itself (unknown keys, wrong types) never
     gets as far as here. Nothing is opened and nobody is asked.
     """
-    return [*_plugin_problems(settings, plugins), *_name_problems(settings)]
+    return [
+        *_plugin_problems(settings, plugins),
+        *_policy_problems(settings, plugins),
+        *_name_problems(settings),
+    ]
 
 
 def json_schema(plugins: Plugins) -> dict[str, Any]:
@@ -97,9 +118,8 @@ def json_schema(plugins: Plugins) -> dict[str, Any]:
             kinds.append({"$ref": f"#/$defs/{key}"})
         schema["properties"][section]["additionalProperties"] = {"anyOf": kinds} if kinds else {}
         schema["properties"][section].pop("patternProperties", None)
-        schema["properties"][section]["propertyNames"] = {
-            "pattern": r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-        }
+        schema["properties"][section]["propertyNames"] = _NAMES
+    _add_policies(schema, plugins)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **_open_to_references(schema),
@@ -122,6 +142,18 @@ def _plugin_problems(settings: Settings, plugins: Plugins) -> Iterator[str]:
                 yield from (str(error) if told else f"{at}: {where}: {error}").split("\n")
 
 
+def _policy_problems(settings: Settings, plugins: Plugins) -> Iterator[str]:
+    for name, values in settings.policies.items():
+        for type_ in [key for key in values if key != "backends"]:
+            path = ("policies", name, type_)
+            try:
+                build_config(plugins.policy_type(type_).Config, values[type_], path, settings)
+            except ConfigError as error:
+                yield from str(error).split("\n")
+            except MMError as error:
+                yield f"{settings.origin_near(path)}: {dotted(path)}: {error}"
+
+
 def _name_problems(settings: Settings) -> Iterator[str]:
     known = list(settings.backends)
     for model_id, wanted in settings.models.items():
@@ -134,13 +166,33 @@ def _name_problems(settings: Settings) -> Iterator[str]:
                 )
 
 
+def _add_policies(schema: dict[str, Any], plugins: Plugins) -> None:
+    """Let a set of policies hold the kinds that are installed, with their settings."""
+    definitions = schema["$defs"]
+    sets = definitions["PolicySet"]
+    for name, found in sorted(plugins.policies().items()):
+        key = f"policies.{name}"
+        definitions[key] = _own_schema(found.Config.model_json_schema(), key)
+        definitions.update(_inner_definitions(definitions[key]))
+        sets["properties"][name] = {"anyOf": [{"$ref": f"#/$defs/{key}"}, {"type": "null"}]}
+    sets["additionalProperties"] = False
+    section = schema["properties"]["policies"]
+    section.pop("patternProperties", None)
+    section |= {"additionalProperties": {"$ref": "#/$defs/PolicySet"}, "propertyNames": _NAMES}
+
+
 def _entry_schema(config: dict[str, Any], type_: str, key: str) -> dict[str, Any]:
     """The schema of a plugin's ``Config`` with its ``type`` before it."""
-    definitions = {f"{key}.{n}": d for n, d in config.pop("$defs", {}).items()}
-    config = _renamed({**config, "$defs": definitions}, key)
+    config = _own_schema(config, key)
     properties = {"type": {"const": type_}, **config.get("properties", {})}
     required = ["type", *config.get("required", [])]
-    return {**config, "title": key, "properties": properties, "required": required}
+    return {**config, "properties": properties, "required": required}
+
+
+def _own_schema(config: dict[str, Any], key: str) -> dict[str, Any]:
+    """The schema of a plugin's ``Config``, whose inner names are no others'."""
+    definitions = {f"{key}.{n}": d for n, d in config.pop("$defs", {}).items()}
+    return {**_renamed({**config, "$defs": definitions}, key), "title": key}
 
 
 def _inner_definitions(schema: dict[str, Any]) -> dict[str, Any]:

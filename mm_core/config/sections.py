@@ -6,6 +6,7 @@ against that plugin's own ``Config``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -17,9 +18,14 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from mm_core.exceptions import UsageError
 from mm_core.names import check_alias, check_model_id, check_version
 from mm_core.schemas import ModelType
 from mm_core.units import parse_duration, parse_rate, parse_size
+from mm_core.weights import parse_weights
+
+BUILT_IN_POLICIES: Mapping[str, Mapping[str, Any]] = {"default": {"formats": {}, "scan": {}}}
+"""The sets that hold where ``mm.yaml`` has none of that name."""
 
 LEAST_MEMORY = 32 << 20
 """The smallest ``defaults.memory``, in bytes."""
@@ -45,6 +51,17 @@ def _above_nothing(value: int) -> int:
     if value < 1:
         raise ValueError("it should be above 0; leave it out for no limit")
     return value
+
+
+def _choice(text: str) -> str:
+    try:
+        return str(parse_weights(text))
+    except UsageError as error:
+        raise ValueError(f"{error}; {error.hint}") from error
+
+
+def _settings(value: Any) -> Any:
+    return {} if value is None else value
 
 
 def _listed(value: Any) -> Any:
@@ -113,34 +130,29 @@ class Defaults(Section):
     commit_timeout: Seconds = Field(
         default=60.0, gt=0, description="Seconds to keep trying to reach the registry"
     )
+    weights: Annotated[str, AfterValidator(_choice)] | None = Field(
+        default=None,
+        description="The format of weights to prefer where a model has several: safetensors, gguf, "
+        "gguf:Q4_K_M, onnx and others; all if absent",
+    )
     writer: str | None = Field(
         default=None, description="Who commits, as the history shows it: user@host/pid if absent"
     )
 
 
-class AllowDeny(Section):
-    """Two lists; what is denied is refused even if it is allowed as well."""
+class PolicySet(BaseModel):
+    """A set of policies: what a model must be like.
 
-    allow: Names | None = Field(default=None, description="Only these; all if absent")
-    deny: Names = Field(default_factory=list, description="Never these")
+    Each other key is a kind of policy, as a plugin calls it, with the settings of that
+    kind; a key without any settings takes their defaults.
+    """
 
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, Annotated[dict[str, Any], BeforeValidator(_settings)]]
 
-class Limits(Section):
-    """The largest that may be pulled."""
-
-    max_size: Size | None = Field(default=None, description="Bytes of a whole model")
-    max_file_size: Size | None = Field(default=None, description="Bytes of one file")
-    max_files: Count | None = Field(default=None, ge=1, description="Number of files")
-
-
-class PolicySection(Section):
-    """One policy: what a model must be like."""
-
-    formats: AllowDeny | None = Field(default=None, description="Globs over file paths")
-    licenses: AllowDeny | None = Field(
-        default=None, description="SPDX identifiers, as the Hub spells them"
+    backends: Names | None = Field(
+        default=None, description="Where the set holds: names or URLs; everywhere if absent"
     )
-    limits: Limits | None = Field(default=None, description="Sizes and numbers")
 
 
 class WantedModel(Section):
@@ -185,6 +197,27 @@ class RegistrySection(Section):
     )
 
 
+class SigningSection(Section):
+    """Signatures over models: the key that makes them, and whose count."""
+
+    key_file: str | None = Field(
+        default=None, description="A file with the private key that `mm sign` signs with"
+    )
+    password: str | None = Field(default=None, description="The password of that key")
+    certificate: str | None = Field(
+        default=None, description="A file with the certificate that goes with that key"
+    )
+    chain: Names = Field(
+        default_factory=list, description="Files with the certificates that lead to its root"
+    )
+    public_keys: Names = Field(
+        default_factory=list, description="Files with public keys whose signatures count"
+    )
+    certificate_roots: Names = Field(
+        default_factory=list, description="Files with roots whose certificates' signatures count"
+    )
+
+
 ModelId = Annotated[str, AfterValidator(check_model_id)]
 EntryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -204,7 +237,8 @@ class Document(Section):
     defaults: Defaults = Field(default_factory=Defaults)
     backends: dict[EntryName, Entry] = Field(default_factory=dict)
     sources: dict[EntryName, Entry] = Field(default_factory=dict)
-    policies: dict[str, PolicySection] = Field(default_factory=dict)
+    policies: dict[EntryName, PolicySet] = Field(default_factory=dict)
     models: dict[ModelId, WantedModel] = Field(default_factory=dict)
     retention: Retention = Field(default_factory=Retention)
     registry: RegistrySection = Field(default_factory=RegistrySection)
+    signing: SigningSection = Field(default_factory=SigningSection)

@@ -30,6 +30,7 @@ PACK_PREFIX = ".mm/tail/"
 PROBE_PREFIX = ".mm/probe/"
 CLAIM_PREFIX = ".mm/claims/"
 CONTENT_PREFIX = ".mm/by-sha256/"
+SIGNATURE_PREFIX = ".mm/signatures/"
 
 
 def log_key(seq: int) -> str:
@@ -45,6 +46,11 @@ def manifest_key(sha256: str) -> str:
 def content_key(sha256: str) -> str:
     """The key of the hint where the bytes of this hash stand."""
     return f"{CONTENT_PREFIX}{sha256[:2]}/{sha256}"
+
+
+def signature_key(manifest: str, sha256: str) -> str:
+    """The key of the bundle with this hash, over the version whose manifest has that one."""
+    return f"{SIGNATURE_PREFIX}{manifest}/{sha256[:12]}.json"
 
 
 def claim_key(claim_id: str) -> str:

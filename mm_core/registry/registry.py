@@ -41,7 +41,7 @@ from mm_core.schemas import (
     rfc3339,
     sha256_hex,
 )
-from mm_core.sink import Sink, read_bytes
+from mm_core.sink import NamingSink, Sink, read_bytes
 
 if TYPE_CHECKING:  # and imported where they are used: a short command uses few
     from mm_core.registry.claims import Claim
@@ -547,6 +547,10 @@ class ModelRegistry:
         if self._cache_folder is not None:
             self._readings.cached.committed(state)
         self._show(state)
+        if isinstance(self._sink, NamingSink):
+            from mm_core.registry.naming import tell_names
+
+            tell_names(self._sink, self._log, operations)
         return state
 
     def _show(self, state: State) -> None:

@@ -2,29 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import uuid
-from collections.abc import Iterator
-
 import pytest
-
-
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator:
-    """One S3 server for the session."""
-    from mm_core.testing.s3 import S3Server
-
-    with S3Server() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def gcs_server() -> Iterator:
-    """One GCS server for the session."""
-    from mm_core.testing.gcs import GcsServer
-
-    with GcsServer() as server:
-        yield server
+from fresh import Environment
 
 
 @pytest.fixture
@@ -34,15 +13,15 @@ def local(tmp_path) -> str:
 
 
 @pytest.fixture
-def s3(s3_server, monkeypatch) -> str:
+def s3(s3_root) -> str:
     """A fresh S3 bucket, as a root URL with a prefix; the environment points at the server."""
-    return _bucket(s3_server, "s3", monkeypatch)
+    return s3_root
 
 
 @pytest.fixture
-def gcs(gcs_server, monkeypatch) -> str:
+def gcs(gcs_root) -> str:
     """A fresh GCS bucket, likewise."""
-    return _bucket(gcs_server, "gs", monkeypatch)
+    return gcs_root
 
 
 @pytest.fixture(params=["local", "s3", "gcs"])
@@ -51,10 +30,7 @@ def backend(request) -> str:
     return request.getfixturevalue(request.param)
 
 
-def _bucket(server, scheme: str, monkeypatch) -> str:
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    name = f"test-{uuid.uuid4().hex[:12]}"
-    with contextlib.suppress(FileExistsError):
-        server.make_bucket(name)
-    return f"{scheme}://{name}/some/prefix"
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory) -> Environment:
+    """One fresh virtual environment for the session, with Model Manager and a plugin in it."""
+    return Environment(tmp_path_factory.mktemp("fresh") / "venv")

@@ -110,7 +110,8 @@ class TestLayers:
         assert settings.sources["vendor"].values["headers"] == {
             "Authorization": "Bearer v-key-123456"
         }
-        assert settings.policies["default"]["limits"] == {"max_size": 200 * 2**30}
+        assert settings.policies["default"]["limits"] == {"max_size": "200GiB"}
+        assert validate(settings, Plugins.discover()) == []
         assert settings.models["embed/minilm"]["to"] == ["lake", "dr"]
         assert settings.retention == {"keep_last": 3, "keep_aliases": ["prod"], "grace": 86400.0}
 
@@ -251,7 +252,6 @@ class TestStrictness:
             ("defaults: {retires: 1}", "defaults.retires is not a setting; did you mean 'retries'?"),
             ("backend: {}\n", "mm.yaml:1: backend is not a setting; did you mean 'backends'?"),
             ("models:\n  a: {source: x, revison: b}", "mm.yaml:2: models.a.revison is not a setting; did you mean 'revision'?"),
-            ("policies: {p: {limits: {max_sise: 1}}}", "policies.p.limits.max_sise is not a setting; did you mean 'max_size'?"),
             ("retention: {keep: 1}", "retention.keep is not a setting"),
             ("backends: {a: {root: /x}}", "backends.a.type is missing"),
             ("models: {a: {revision: x}}", "models.a.source is missing"),
@@ -263,7 +263,6 @@ class TestStrictness:
             ("defaults: {memory: 31MiB}", "at least 32MiB"),
             ("defaults: {limit_rate: fast}", "a size is"),
             ("defaults: {limit_rate: 0}", "above 0"),
-            ("policies: {p: {limits: {max_size: big}}}", "a size is"),
             ("defaults: {backend: lak}\nbackends: {lake: {type: local, root: x}}", "mm.yaml:1: defaults.backend: there is no backend named 'lak'; did you mean 'lake'?"),
             ("models: {../up: {source: x}}", "model id"),
             ("models: {a: {source: x, type: nonsense}}", "mm.yaml:1: models.a.type"),
@@ -579,15 +578,19 @@ class TestSchema:
         text = re.sub(r"^  # (\w+: \S+ +#)", r"  \1", starter(), flags=re.MULTILINE)
         given = world.load(text).defaults
         assert given.model_fields_set == set(Defaults.model_fields)
-        assert given == Defaults(backend="local", limit_rate="50MiB", writer="ci/nightly")
+        assert given == Defaults(backend="local", limit_rate="50MiB", writer="ci/nightly", weights="safetensors")
         written = (
             text.replace("  # old:", "  old:")
+            .replace("# policies", "policies")
             .replace("# retention", "retention")
+            .replace("# signing", "signing")
             .replace("# registry", "registry")
         )
         settings = world.load(re.sub(r"^#   ", "  ", written, flags=re.MULTILINE))
         assert settings.backends["old"].values["transfer"] == "fsspec"
         assert settings.retention["grace"] == 86_400
+        assert settings.policies["ours"]["limits"] == {"max_size": "200GiB"}
+        assert settings.signing["key_file"] == str(world.cwd / "release.pem")
 
     def test_the_starter_file_loads(self, world):
         """What `mm config init` writes is valid, and is one local backend."""
@@ -597,12 +600,29 @@ class TestSchema:
         other = world.load(starter(backend="lake", type="s3", root="s3://b/p: #x"))
         assert other.backends["lake"].values["root"] == "s3://b/p: #x"
 
+    @pytest.mark.parametrize(
+        ("text", "told"),
+        [
+            (
+                "{limits: {max_sise: 1}}",
+                "mm.yaml:1: policies.p.limits.max_sise is not a setting; did you mean 'max_size'?",
+            ),
+            ("{limits: {max_size: big}}", "mm.yaml:1: policies.p.limits.max_size: a size is"),
+            ("{limit: {}}", "no plugin offers policies of type 'limit'"),
+            ("{formats: {allow: [pikle]}}", "'pikle' is neither a format nor a pattern"),
+        ],
+    )
+    def test_what_is_wrong_with_a_policy_is_named_with_its_line(self, world, text, told):
+        """By its plugin, as the settings of a backend are."""
+        (problem,) = validate(world.load(f"policies: {{p: {text}}}"), Plugins.discover())
+        assert told in problem
+
     def test_every_setting_is_documented(self):
         """docs/configuration.md names each section and each key of the core's own sections."""
         text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
         schema = json_schema(Plugins())
         keys = set(schema["properties"])
-        for name in ("Defaults", "Limits", "WantedModel", "Retention", "PolicySection"):
+        for name in ("Defaults", "WantedModel", "Retention", "PolicySet", "SigningSection"):
             keys |= set(schema["$defs"][name]["properties"])
         assert sorted(k for k in keys if not re.search(rf"\b{k}\b", text)) == []
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import re
 import shlex
+import types
 from pathlib import Path
 
 import click
 import pytest
 
-from mm_core import hookspecs
+from mm_core import Plugins, hookimpl, hookspecs
 from mm_core.cli.app import COMMANDS, make_app
 
 pytestmark = pytest.mark.unit
@@ -22,6 +24,17 @@ PAGES = [
     *(ROOT / "examples").rglob("*.md"),
 ]
 HOOKS = [name for name in vars(hookspecs) if name.startswith("mm_")]
+
+
+def made() -> types.ModuleType:
+    """docs/make_hooks.py, which is in no package."""
+    spec = importlib.util.spec_from_file_location("make_hooks", ROOT / "docs/make_hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+MADE = made()
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -98,14 +111,49 @@ def test_every_command_is_documented(name):
     assert re.search(rf"\bmm {name}\b", (ROOT / "docs/command-line.md").read_text())
 
 
+def test_the_page_of_hooks_is_what_the_docstrings_say():
+    """docs/hooks.md is what `nox -s hooks` makes now."""
+    assert (ROOT / "docs/hooks.md").read_text() == MADE.page()
+
+
 @pytest.mark.parametrize("hook", HOOKS)
 def test_every_hook_and_argument_is_documented(hook):
-    """docs/plugins.md tells each hook with all its arguments."""
-    text = (ROOT / "docs/plugins.md").read_text()
-    assert hook in text
-    section = text[text.index(hook) :]
+    """A section for each, with all its arguments, when, in which thread, errors and an example."""
+    section = MADE.section(hook, getattr(hookspecs, hook))
+    for part in ("Called", "Threads", "Errors"):
+        assert f"- **{part}**: " in section
     for argument in inspect.signature(getattr(hookspecs, hook)).parameters:
-        assert argument in section, f"{hook}: {argument}"
+        assert f"- **`{argument}`**: " in section
+    assert section in (ROOT / "docs/hooks.md").read_text()
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_the_example_of_a_hook_is_one(hook):
+    """It is Python, and Model Manager takes it for that hook."""
+    names = {"hookimpl": hookimpl}
+    exec(MADE.parts(getattr(hookspecs, hook))["Such as"], names)
+    plugins = Plugins([types.SimpleNamespace(**{hook: names[hook]})])
+    assert [info.hooks for info in plugins.infos()] == [(hook,)]
+    specs = inspect.signature(getattr(hookspecs, hook)).parameters
+    assert set(inspect.signature(names[hook]).parameters) <= set(specs)
+
+
+@pytest.mark.parametrize(
+    ("told", "missing"),
+    [
+        ("Called: now.\nThreads: one.\nErrors: none.\nGiven:\n    a: x\nSuch as::\n\n    x", "'b'"),
+        ("Called: now.\nThreads: one.\nGiven:\n    a: x\n    b: y\nSuch as::\n\n    x", "Errors"),
+        ("Called: now.\nThreads: one.\nErrors: none.\nGiven:\n    a: x\n    b: y\n", "Such as"),
+    ],
+)
+def test_a_hook_that_is_not_told_in_full_is_found(told, missing):
+    """A missing argument, part or example stops the page from being made."""
+
+    def mm_new(a, b) -> None: ...
+
+    mm_new.__doc__ = f"Do something.\n\n{told}"
+    with pytest.raises(MADE.UndocumentedError, match=missing):
+        MADE.section("mm_new", mm_new)
 
 
 @pytest.mark.parametrize("name", ["demo-command", "test-command"])

@@ -17,6 +17,7 @@ from mm_core import (
     MMError,
     ModelManager,
     NotFoundError,
+    PluginError,
     Plugins,
     PolicyError,
     TransientError,
@@ -244,17 +245,19 @@ def test_listeners_that_fail_harm_nothing(tmp_path, mine, caplog):
     assert len([text for text in texts if "mm_committed" in text]) == 1
 
 
-def test_policies_without_effect_are_said(tmp_path, mine, caplog):
-    """Nobody may believe that a policy holds which nothing enforces."""
+def test_a_policy_that_nobody_enforces_lets_nothing_in(tmp_path, mine):
+    """Nobody may believe that a rule holds which no installed plugin knows."""
     settings = load_settings(
         overrides={
             "defaults": {"backend": str(tmp_path / "store")},
             "policies": {"default": {"licenses": {"allow": ["mit"]}}},
         }
     )
-    with ModelManager(settings, plugins=Plugins(BUILT_IN)) as manager:
+    with (
+        ModelManager(settings, plugins=Plugins(BUILT_IN)) as manager,
+        pytest.raises(PluginError, match="no plugin offers policies of type 'licenses'"),
+    ):
         manager.push(mine, "m")
-    assert "no effect" in caplog.text
 
 
 @pytest.mark.asyncio
