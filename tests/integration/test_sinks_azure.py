@@ -15,6 +15,7 @@ from mm_core import (
     MissingExtraError,
     MMError,
     ModelManager,
+    NoStoreError,
     NotFoundError,
     SourceChangedError,
     StorageError,
@@ -103,16 +104,35 @@ def test_an_interrupted_write_is_seen_by_nobody(azure):
     assert list(sink.unfinished("")) == []
 
 
-def test_parts_that_a_put_dropped_are_lost(azure):
-    """A blob of the same name takes the blocks away; the upload says so, and the blob stands."""
+def test_a_put_while_parts_are_stored_is_never_mixed(azure):
+    """Azure drops the blocks, and the upload says so; Azurite keeps them, and it goes on.
+
+    Either way one of the two stands, and whole.
+    """
+    sink, content = open_sink(azure), noise(20 * MIB)
+    upload = sink.begin_upload("key", size=20 * MIB, identity="sha256:aa")
+    for number in range(3):
+        upload.write_part(number, memoryview(content)[number * 8 * MIB :][: 8 * MIB])
+    sink.put("key", b"other")
+    assert read_bytes(sink, "key") == b"other"
+    try:
+        upload.commit()
+    except UploadLostError:
+        assert read_bytes(sink, "key") == b"other"
+    else:
+        assert read_bytes(sink, "key") == content
+
+
+def test_blocks_that_azure_has_dropped_are_lost(azure):
+    """As after a week: the upload says so, and nothing stands."""
     sink = open_sink(azure)
     upload = sink.begin_upload("key", size=20 * MIB, identity="sha256:aa")
     for number in range(3):
         upload.write_part(number, memoryview(noise(20 * MIB))[number * 8 * MIB :][: 8 * MIB])
-    sink.put("key", b"other")
+    upload._ids[1] = upload._ids[1][:-1] + "9"  # one that nobody has stored
     with pytest.raises(UploadLostError):
         upload.commit()
-    assert read_bytes(sink, "key") == b"other"
+    assert sink.stat("key") is None
 
 
 def test_a_blob_that_changes_is_never_mixed(azure):
@@ -137,10 +157,14 @@ def test_pages_are_joined(azure, monkeypatch):
 
 
 def test_a_container_that_is_not_there_is_told(azure):
-    """NotFoundError, which names it."""
+    """NoStoreError, which names it; nobody takes it for an empty one."""
     sink = open_sink("az://no-such-container-here/x")
-    for attempt in (lambda: sink.put("a", b""), lambda: list(sink.list(""))):
-        with pytest.raises(NotFoundError, match="no-such-container-here"):
+    for attempt in (
+        lambda: sink.put("a", b""),
+        lambda: list(sink.list("")),
+        lambda: list(sink.read("a")),
+    ):
+        with pytest.raises(NoStoreError, match="no-such-container-here"):
             attempt()
 
 
@@ -259,7 +283,7 @@ def refusing(monkeypatch):
         (400, "InvalidInput", StorageError),
         (401, "NoAuthenticationInformation", AuthError),
         (403, "AuthorizationFailure", AuthError),
-        (404, "ContainerNotFound", NotFoundError),
+        (404, "ContainerNotFound", NoStoreError),
         (409, "BlobAlreadyExists", AlreadyExistsError),
         (409, "ContainerBeingDeleted", TransientError),
         (429, "", TransientError),
