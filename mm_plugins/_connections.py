@@ -17,6 +17,7 @@ from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from mm_core import ConfigError, StorageError, TransientError, remember_secret
+from mm_plugins._guard import Permit, dial
 
 _T = TypeVar("_T")
 
@@ -106,8 +107,13 @@ def authority(host: str, port: int, scheme: str | None = None) -> str:
     return place if _PORTS.get(scheme or "") == port else f"{place}:{port}"
 
 
-def connect(route: Route, timeout: float, context: ssl.SSLContext | None) -> Stream:
+def connect(
+    route: Route, timeout: float, context: ssl.SSLContext | None, permit: Permit | None = None
+) -> Stream:
     """A new connection, ready for requests; each step may take `timeout` seconds.
+
+    `permit` is asked about each address of the origin before it is connected to. A proxy
+    is the environment's choice, and looks names up by itself.
 
     `context` is None only where nothing on the way is encrypted. Raises `OSError`
     for faults of the network, `StorageError` for a certificate that is not
@@ -115,8 +121,11 @@ def connect(route: Route, timeout: float, context: ssl.SSLContext | None) -> Str
     `TransientError`.
     """
     proxy = route.proxy
-    first = (route.host, route.port) if proxy is None else (proxy.host, proxy.port)
-    sock = socket.create_connection(first, timeout)
+    if proxy is None and permit is not None:
+        sock = dial(route.host, route.port, timeout, permit)
+    else:
+        first = (route.host, route.port) if proxy is None else (proxy.host, proxy.port)
+        sock = socket.create_connection(first, timeout)
     stream: Stream = sock
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -17,6 +17,7 @@ from types import TracebackType
 
 from mm_core import Buffer, MMError, StorageError, TransientError, redact, redact_url
 from mm_plugins._connections import Route, connect, route_to, ssl_context
+from mm_plugins._guard import Permit
 from mm_plugins._line import (
     Chunks,
     Head,
@@ -40,11 +41,18 @@ class Wire:
 
     `read_timeout` is how long no byte may come, or none be taken, and how long headers
     may take that began to come; a stall is seen after one to two times as long. Idle
-    connections are kept for a minute.
+    connections are kept for a minute. `permit` refuses addresses, see `connect`.
     """
 
-    def __init__(self, *, connect_timeout: float = 10.0, read_timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        *,
+        connect_timeout: float = 10.0,
+        read_timeout: float = 60.0,
+        permit: Permit | None = None,
+    ) -> None:
         self._connect_timeout = connect_timeout
+        self._permit = permit
         self._read_timeout = read_timeout
         self._lock = threading.Lock()
         self._context_lock = threading.Lock()
@@ -159,7 +167,7 @@ class Wire:
         encrypted = route.scheme == "https" or (proxy is not None and proxy.scheme == "https")
         context = self._trusted() if encrypted else None
         try:
-            stream = connect(route, self._connect_timeout, context)
+            stream = connect(route, self._connect_timeout, context, self._permit)
         except UnicodeError:  # a host with an empty or overlong label
             raise StorageError(f"{redact_url(url)} is no URL that can be read") from None
         except OSError as error:

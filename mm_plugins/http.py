@@ -25,6 +25,7 @@ from mm_core import (
     TransientError,
     redact_url,
 )
+from mm_plugins._guard import Permit
 from mm_plugins._wire import TRY_AGAIN, Response, Wire
 
 BUFFER_SIZE = 1 << 20
@@ -77,10 +78,19 @@ class Head:
 
 
 class HttpClient:
-    """Connections that are kept, shared by threads. Timeouts are in seconds."""
+    """Connections that are kept, shared by threads. Timeouts are in seconds.
 
-    def __init__(self, *, connect_timeout: float = 10.0, read_timeout: float = 60.0) -> None:
-        self._wire = Wire(connect_timeout=connect_timeout, read_timeout=read_timeout)
+    `permit` is asked about each address before it is connected to, see `Guard`.
+    """
+
+    def __init__(
+        self,
+        *,
+        connect_timeout: float = 10.0,
+        read_timeout: float = 60.0,
+        permit: Permit | None = None,
+    ) -> None:
+        self._wire = Wire(connect_timeout=connect_timeout, read_timeout=read_timeout, permit=permit)
         self._links: dict[str, tuple[str, float]] = {}
         self._without_ranges: set[_Origin] = set()
         self._whole: set[str] = set()

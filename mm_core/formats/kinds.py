@@ -8,7 +8,8 @@ import enum
 class FileFormat(str, enum.Enum):
     """What a file is by its content. The values are the words of policies and of ``mm scan``.
 
-    `TORCH` is a zip that holds what `torch.save` or TorchScript wrote. A compressed
+    `LFS_POINTER` is what git LFS keeps in the place of a file. `TORCH` is a zip that
+    holds what `torch.save` or TorchScript wrote. A compressed
     file is known by its packing alone. `TEXT` is also an empty file; `OTHER` is all
     that is none of these.
     """
@@ -27,6 +28,7 @@ class FileFormat(str, enum.Enum):
     LZ4 = "lz4"
     NPY = "npy"
     HDF5 = "hdf5"
+    LFS_POINTER = "lfs-pointer"
     JSON = "json"
     TEXT = "text"
     OTHER = "other"

@@ -53,6 +53,7 @@ _MAGICS = {
     GGUF: FileFormat.GGUF,
     _NPY: FileFormat.NPY,
     _HDF5: FileFormat.HDF5,
+    b"version https://git-lfs.github.com/spec/": FileFormat.LFS_POINTER,
 }
 _BROKEN = (
     IntegrityError,

@@ -154,9 +154,7 @@ def _fits(path: str, formats: Sequence[FileFormat], one: str) -> bool:
 
 def _lies(stated: Sequence[FileFormat], formats: Sequence[FileFormat]) -> bool:
     """Whether content of these formats is surely not what its name states."""
-    if not stated or set(stated) & set(formats):
-        return False
-    return bool(set(formats) - _VAGUE) or not set(stated) <= _VAGUE
+    return bool(stated) and not set(stated) & set(formats) and bool(set(formats) - _VAGUE)
 
 
 def _words(formats: Sequence[FileFormat]) -> str:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import quote, urljoin
+from urllib.parse import quote, urljoin, urlsplit
 
 from pydantic import Field, SecretStr
 
@@ -34,6 +34,7 @@ from mm_core import (
     hookimpl,
     remember_secret,
 )
+from mm_plugins._guard import Guard
 from mm_plugins.http import Head, HttpClient, Target, same_origin
 from mm_plugins.sources._hub_errors import explain, not_understood, translated
 from mm_plugins.sources._hub_facts import facts_of, license_of
@@ -91,7 +92,9 @@ class HuggingFaceSource(Source):
         endpoint = self.config.endpoint or os.environ.get("HF_ENDPOINT") or PUBLIC_HUB
         self._endpoint = endpoint.rstrip("/")
         self._http = HttpClient(
-            connect_timeout=self.config.connect_timeout, read_timeout=self.config.read_timeout
+            connect_timeout=self.config.connect_timeout,
+            read_timeout=self.config.read_timeout,
+            permit=Guard(chosen=urlsplit(self._endpoint).hostname),
         )
         self._lock = threading.Lock()
         self._xet: dict[str, XetReader] = {}

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from pydantic import Field, SecretStr
 
@@ -30,6 +30,7 @@ from mm_core import (
     hookimpl,
     remember_secret,
 )
+from mm_plugins._guard import Guard
 from mm_plugins.http import HttpClient, Target
 from mm_plugins.sinks._patience import persist
 
@@ -80,7 +81,9 @@ class ModelScopeSource(Source):
         super().__init__(config)
         self._endpoint = _endpoint(self.config.endpoint)
         self._http = HttpClient(
-            connect_timeout=self.config.connect_timeout, read_timeout=self.config.read_timeout
+            connect_timeout=self.config.connect_timeout,
+            read_timeout=self.config.read_timeout,
+            permit=Guard(chosen=urlsplit(self._endpoint).hostname),
         )
 
     def snapshot(self, request: Request) -> Snapshot:

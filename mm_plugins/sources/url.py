@@ -6,12 +6,11 @@ import base64
 import contextlib
 import email.utils
 import hashlib
-import ipaddress
 import random
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from datetime import timezone
 from fnmatch import fnmatchcase
 from typing import Any
@@ -39,12 +38,12 @@ from mm_core import (
     remember_secret,
     rfc3339,
 )
-from mm_plugins._connections import is_loopback
+from mm_plugins._connections import proxy_for
+from mm_plugins._guard import Guard
 from mm_plugins.http import Head, HttpClient, Target, error_for, strong
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _SHA256 = re.compile(r"sha256=([0-9a-fA-F]{64})")
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _TRY_GET = frozenset({400, 403, 405, 501})
 _TRIES = 3
 _PATIENCE = 5.0
@@ -64,8 +63,9 @@ class UrlSource(Source):
     either there is none, and the caller must name a version. Works with servers
     that know ranges and with those that do not. The configured headers, and a
     user and password in the URL, go to the URL's own origin only, whatever it
-    redirects to; a redirect from a public host into a private network is refused, as far
-    as the names say when they are looked up.
+    redirects to. Addresses inside this network (private ones, this machine, link-local) are
+    refused when they are to be connected to, after a redirect as well, unless
+    `allow_private` says that they may be asked.
     """
 
     type = "url"
@@ -81,6 +81,9 @@ class UrlSource(Source):
         headers: dict[str, SecretStr] = Field(
             default_factory=dict, description="Sent to the URL's own host, such as Authorization"
         )
+        allow_private: bool = Field(
+            default=False, description="Whether hosts inside this network may be asked"
+        )
         connect_timeout: float = Field(default=10.0, gt=0, description="Seconds")
         read_timeout: float = Field(default=60.0, gt=0, description="Seconds without a byte")
 
@@ -91,7 +94,9 @@ class UrlSource(Source):
             remember_secret(value)
             remember_secret(value.rpartition(" ")[2])
         self._http = HttpClient(
-            connect_timeout=self.config.connect_timeout, read_timeout=self.config.read_timeout
+            connect_timeout=self.config.connect_timeout,
+            read_timeout=self.config.read_timeout,
+            permit=Guard(allow_private=self.config.allow_private),
         )
 
     def snapshot(self, request: Request) -> Snapshot:
@@ -153,11 +158,11 @@ class UrlSource(Source):
 
     def _target(self, url: str, **facts: Any) -> Target:
         bare, credentials = _without_credentials(url)
-        first = urlsplit(bare).hostname or ""
 
         def allow(hop: str) -> None:
             _refuse_host(hop, self.config.allow_hosts)
-            _refuse_inward(hop, first)
+            if not self.config.allow_private and proxy_for(hop) is not None:
+                _refuse_inward(hop)
 
         return Target(url=bare, headers={**self._headers, **credentials}, allow=allow, **facts)
 
@@ -270,34 +275,10 @@ def _refuse_host(url: str, allowed: tuple[str, ...]) -> None:
         )
 
 
-def _refuse_inward(url: str, first: str) -> None:
-    """No redirect from a public host into this machine or a private network."""
-    host = urlsplit(url).hostname or ""
-    if host == first or _is_private(first, all):
-        return
-    if _is_private(host, any):
-        raise PolicyError(
-            f"a redirect to {host}, an address inside this network, was refused",
-            hint="give the inner URL itself, if it is meant",
-        )
-
-
-def _is_private(host: str, quantifier: Callable[[Iterable[bool]], bool]) -> bool:
-    if is_loopback(host.rstrip(".")):
-        return True
-    try:
-        found = {str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(host, None)}
-    except (OSError, UnicodeError):
-        return False
-    return quantifier(not _innermost(ipaddress.ip_address(address)).is_global for address in found)
-
-
-def _innermost(
-    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
-) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """The IPv4 address within an IPv6 one, where a gateway would lead there."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return address
-    if address in _NAT64:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or address
+def _refuse_inward(url: str) -> None:
+    """Where a proxy connects, and nobody here sees to what: as far as this machine's look tells."""
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    guard = Guard()
+    with contextlib.suppress(OSError, UnicodeError):
+        for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM):
+            guard(host, str(found[4][0]))

@@ -16,7 +16,6 @@ from mm_core import (
     MMError,
     ModelManager,
     NoStoreError,
-    NotFoundError,
     SourceChangedError,
     StorageError,
     TransientError,

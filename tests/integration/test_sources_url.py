@@ -6,6 +6,7 @@ import base64
 import hashlib
 import random
 import re
+import socket
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -28,6 +29,7 @@ from mm_core import (
     UsageError,
 )
 from mm_core.testing.sources import SourceTests
+from mm_plugins._guard import Guard, is_inside
 from mm_plugins.sources.url import UrlSource
 
 pytestmark = pytest.mark.integration
@@ -141,13 +143,13 @@ def site(sites):
 
 @pytest.fixture
 def source():
-    made = UrlSource()
+    made = UrlSource(UrlSource.Config(allow_private=True))
     yield made
     made.close()
 
 
 def configured(**values) -> UrlSource:
-    return UrlSource(UrlSource.Config(**values))
+    return UrlSource(UrlSource.Config(**{"allow_private": True, **values}))
 
 
 def shoot(source, url, **options):
@@ -576,8 +578,9 @@ def test_hosts_that_are_not_allowed(sites):
         "[fd00::1]",
     ],
 )
-def test_a_public_host_does_not_lead_inside(sites, source, monkeypatch, inner):
+def test_a_public_host_does_not_lead_inside(sites, monkeypatch, inner):
     """A redirect from outside to this machine or its network is refused unasked."""
+    source = UrlSource()
     outside, inside = sites(), sites()
     monkeypatch.setenv("http_proxy", outside.url)
     monkeypatch.setenv("no_proxy", "")
@@ -587,6 +590,72 @@ def test_a_public_host_does_not_lead_inside(sites, source, monkeypatch, inner):
         shoot(source, "http://203.0.114.7/model.bin")
     assert [path for _, path, _ in outside.asked] == ["http://203.0.114.7/model.bin"]
     assert inside.asked == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "127.1", "[::ffff:127.0.0.1]", "0.0.0.0"],
+)
+def test_an_inner_host_is_asked_only_by_allow_private(sites, host):
+    """However it is written; no connection is made, and the way to allow it is told."""
+    site = sites()
+    url = f"http://{host}:{site.server_address[1]}/model.bin"
+    with pytest.raises(PolicyError, match="inside this network") as caught:
+        shoot(UrlSource(), url)
+    assert "allow_private: true" in caught.value.hint
+    assert site.asked == []
+
+
+def test_a_name_is_looked_up_once_for_judging_and_connecting(sites, monkeypatch):
+    """Who answers with another address the second time gains nothing."""
+    site, real, asked = sites(), socket.getaddrinfo, []
+
+    def rebinding(host, *args, **options):
+        if host != "rebinding.test":
+            return real(host, *args, **options)
+        asked.append(host)
+        inner = "198.51.100.7" if len(asked) % 2 else "127.0.0.1"
+        return real(inner, *args, **options)
+
+    connected = []
+    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
+    monkeypatch.setattr(
+        socket.socket, "connect", lambda self, place: connected.append(place) or 1 / 0
+    )
+    with pytest.raises(PolicyError, match="inside this network"):
+        shoot(UrlSource(), f"http://rebinding.test:{site.server_address[1]}/model.bin")
+    assert (len(asked), connected) == (1, [])
+    assert site.asked == []
+
+
+def test_what_a_hub_of_ones_own_leads_to_may_be_inside():
+    """A host that the settings name may be inside, and then its store may; a public one leads nowhere inside."""
+    public, own, anything = (
+        Guard(chosen="hub.example"),
+        Guard(chosen="hub.local"),
+        Guard(allow_private=True),
+    )
+    public("hub.example", "8.8.8.8")
+    with pytest.raises(PolicyError):
+        public("store.example", "10.0.0.5")
+    with pytest.raises(PolicyError):
+        own("store.local", "10.0.0.5")
+    own("Hub.local", "10.0.0.4")
+    own("store.local", "10.0.0.5")
+    anything("x", "169.254.169.254")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["10.1.2.3", "172.16.0.1", "192.168.1.1", "127.8.8.8", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
+     "240.0.0.1", "::1", "::", "fe80::1%eth0", "fc00::1", "fd00::1", "ff02::1", "::ffff:10.0.0.1", "64:ff9b::a00:1",
+     "2002:a00:1::", "2001:db8::1", "2001:0:4136:e378:8000:63bf:f5ff:fffe"],
+)  # fmt: skip
+def test_what_is_inside(address):
+    """Private, shared, link-local, this machine, multicast, and what leads to such through a gateway."""
+    assert is_inside(address)
+    assert not is_inside("8.8.8.8")
+    assert not is_inside("2606:4700::1111")
 
 
 def test_user_and_password_in_the_url(sites, source):
@@ -628,9 +697,28 @@ def test_settings_never_show_the_headers(site):
 # -- down the street ---------------------------------------------------------------------
 
 
-def test_the_right_sha256_is_stored(site, local):
-    """A URL that names its content is pulled under that name; again, nothing is fetched."""
+@pytest.fixture
+def street(local, monkeypatch):
+    """A local backend, and settings that let the servers of these tests be asked."""
+    monkeypatch.setenv("MM_SOURCES__HTTP__TYPE", "url")
+    monkeypatch.setenv("MM_SOURCES__HTTP__ALLOW_PRIVATE", "true")
+    monkeypatch.setenv("MM_SOURCES__HTTP__ALLOW_HOSTS", '["127.0.0.1"]')
+    return local
+
+
+def test_an_inner_url_is_refused_down_the_street(site, local):
+    """Exit code 7 for people, with the way to allow it; nothing is asked and nothing stays."""
     with ModelManager(backend=local) as manager:
+        with pytest.raises(PolicyError) as caught:
+            manager.pull(f"{site.url}/model.bin", model_id="vendor/model", version="1")
+        assert caught.value.exit_code == 7
+        assert manager.list_models() == []
+    assert site.asked == []
+
+
+def test_the_right_sha256_is_stored(site, street):
+    """A URL that names its content is pulled under that name; again, nothing is fetched."""
+    with ModelManager(backend=street) as manager:
         pulled = manager.pull(f"{site.url}/model.bin#sha256={SHA256}", model_id="vendor/model")
         assert pulled.entry.version == SHA256[:40]
         folder = manager.get("vendor/model").path
@@ -639,20 +727,20 @@ def test_the_right_sha256_is_stored(site, local):
         assert again.fetched_bytes == 0
 
 
-def test_the_wrong_sha256_is_never_visible(site, local, tmp_path):
+def test_the_wrong_sha256_is_never_visible(site, street, tmp_path):
     """Other bytes than the URL names: an error, and no file and no version of them."""
     site.answer = serve(OTHER)
-    with ModelManager(backend=local) as manager:
+    with ModelManager(backend=street) as manager:
         with pytest.raises(IntegrityError):
             manager.pull(f"{site.url}/model.bin#sha256={SHA256}", model_id="vendor/model")
         assert [e.status for e in manager.list_models()] == [ModelStatus.FAILED]
     assert not list((tmp_path / "store").rglob("model.bin"))
 
 
-def test_a_version_must_be_named_where_there_is_none(site, local):
+def test_a_version_must_be_named_where_there_is_none(site, street):
     """Without ETag and sha256: the error names --version, with which it works."""
     site.answer = serve(etag=None)
-    with ModelManager(backend=local) as manager:
+    with ModelManager(backend=street) as manager:
         with pytest.raises(UsageError) as caught:
             manager.pull(f"{site.url}/model.bin")
         assert "--version" in caught.value.hint
@@ -660,7 +748,7 @@ def test_a_version_must_be_named_where_there_is_none(site, local):
         assert (entry.model_id, entry.version) == ("model", "1.0")
 
 
-def test_a_change_in_mid_read_fails_the_pull(site, local):
+def test_a_change_in_mid_read_fails_the_pull(site, street):
     """Cut, then another file under the same URL: nothing of either becomes visible."""
     good, changed = serve(), serve(OTHER, etag='"v2"')
 
@@ -676,7 +764,7 @@ def test_a_change_in_mid_read_fails_the_pull(site, local):
         handler.close_connection = True
 
     site.answer = answer
-    with ModelManager(backend=local) as manager:
+    with ModelManager(backend=street) as manager:
         with pytest.raises(SourceChangedError):
             manager.pull(f"{site.url}/model.bin")
         assert [e.status for e in manager.list_models()] == [ModelStatus.FAILED]

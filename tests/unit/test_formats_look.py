@@ -116,7 +116,7 @@ def words(data):
         (b"[1, 2", ["text"]),
         ("# Ü\n".encode() * 9000, ["text"]),
         (b"", ["text"]),
-        (b"version https://git-lfs.github.com/spec/v1\n", ["text"]),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", ["lfs-pointer"]),
         (noise(3000), ["other"]),
         (b"\xff", ["other"]),
     ],
