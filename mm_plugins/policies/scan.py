@@ -29,6 +29,16 @@ from mm_core import (
 )
 
 _TOLD = 5
+_TORCHSCRIPT = (
+    "__torch__.*",
+    "torch.jit._pickle.build_boollist",
+    "torch.jit._pickle.build_doublelist",
+    "torch.jit._pickle.build_intlist",
+    "torch.jit._pickle.build_tensor_from_id",
+    "torch.jit._pickle.build_tensorlist",
+    "torch.jit._pickle.restore_type_tag",
+)
+"""What only TorchScript's own reader looks up, which knows no other Python."""
 _LEAVE_OUT = "leave the file out with --exclude"
 _HOW = f"if you trust it, list it in allow_globals; else {_LEAVE_OUT}"
 
@@ -105,7 +115,8 @@ class ScanPolicy(Policy):
                 )
 
     def _is_allowed(self, name: str) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in self.config.allow_globals)
+        allowed = (*_TORCHSCRIPT, *self.config.allow_globals)
+        return any(fnmatchcase(name, pattern) for pattern in allowed)
 
 
 def make_scanner() -> Scanner:

@@ -52,7 +52,7 @@ METADATA_TRIES = 4
 PATIENCE = 60.0
 """The longest wait, in seconds, before a question about a repository is put again."""
 
-MAX_ENTRIES = 1_000_000
+MAX_ENTRIES = 250_000
 DOCUMENT_LIMIT = 64 << 20
 
 
@@ -188,7 +188,12 @@ class HuggingFaceSource(Source):
         url: str | None = first
         seen: set[str] = set()
         while url is not None:
-            if not same_origin(first, url) or len(entries) > MAX_ENTRIES or url in seen:
+            if len(entries) > MAX_ENTRIES:
+                raise StorageError(
+                    f"{repo} has more than {MAX_ENTRIES:,} files, which is more than a model has",
+                    hint="the Hub itself advises less than 100,000; is it a dataset?",
+                )
+            if not same_origin(first, url) or url in seen:
                 raise StorageError(f"the list of files of {repo} leads astray, or never ends")
             seen.add(url)
             head, page = _patiently(partial(self._document, repo, url))

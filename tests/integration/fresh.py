@@ -25,7 +25,20 @@ class Environment:
         self.bin = folder / ("Scripts" if os.name == "nt" else "bin")
         own = self.run("python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
         (Path(own.strip()) / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+        for tool, module in (("pytest", "pytest"), ("mypy", "mypy.__main__")):
+            self._write_script(tool, module)  # as an install of the extra `test` would have
         self.install(str(ROOT), str(HELLO))
+
+    def _write_script(self, tool: str, module: str) -> None:
+        script = self.bin / tool
+        lines = (
+            f"#!{self.bin / 'python'}",
+            f"from {module} import console_{'main' if tool == 'pytest' else 'entry'} as main",
+            "if __name__ == '__main__':",
+            "    raise SystemExit(main())",
+        )
+        script.write_text("\n".join(lines) + "\n")
+        script.chmod(0o755)
 
     def install(self, *what: str) -> None:
         """Build and install, without dependencies, and with the build tools that are there."""

@@ -31,7 +31,7 @@ def make(path, files=FILES):
 
 @pytest.fixture
 def manager(tmp_path):
-    settings = load_settings(overrides={"defaults": {"retries": 1}})
+    settings = load_settings(overrides={"defaults": {"retries": 1}, "policies": {"default": {}}})
     with ModelManager(settings, backend=str(tmp_path / "unused")) as made:
         yield made
 
@@ -102,7 +102,10 @@ def test_a_registry_is_copied_between_stores(manager, tmp_path, request, source,
 def test_no_byte_of_a_model_is_read_where_s3_copies(
     manager, tmp_path, s3_server, s3, another_bucket
 ):
-    """Neither from the source nor back from the target, by one request for each file."""
+    """Neither from the source nor back from the target, by one request for each file.
+
+    Where no policy wants to look at it, that is: those that do are asked about copies, too.
+    """
     manager.push(make(tmp_path / "m"), "org/m", to=s3)
     s3_server.requests.clear()
     assert not manager.copy("org/m", source=s3, to=another_bucket).failed

@@ -85,7 +85,7 @@ def test_the_client_and_a_pull_share_a_cache(hub, manager, cache):
     }
     assert "new.txt" in fetched
     assert "model.bin" not in fetched
-    manager.remove(MODEL, first)
+    manager.remove(f"{MODEL}@{first}")
     plan = manager.plan_gc(grace=0)
     manager.gc(plan)
     theirs = cache / "models--org--tiny" / "snapshots" / second
@@ -105,7 +105,7 @@ def test_a_moved_alias_is_another_snapshot_to_the_client(hub, manager, cache):
         return Path(told["found"]["prod"]).name
 
     assert prod() == new
-    manager.rollback(MODEL, "prod")
+    manager.registry().rollback(MODEL, "prod")
     assert prod() == old
 
 

@@ -80,12 +80,16 @@ def test_what_is_written_is_clean(projects):
         assert run.returncode == 0, run.stdout + run.stderr
 
 
+NOT_WRITTEN = {"__pycache__", "build", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
+"""Left by what was run in a project."""
+
+
 def test_what_a_project_holds(projects):
     """A package with types, tests, a workflow; and no word of a template that was not replaced."""
     files = {
         str(path.relative_to(projects / "mm-my-sink")): path.read_text()
         for path in (projects / "mm-my-sink").rglob("*")
-        if path.is_file() and not {"__pycache__", "build"} & set(path.parts)
+        if path.is_file() and not any(part in NOT_WRITTEN for part in path.parts)
     }
     assert set(files) >= {
         ".github/workflows/test.yml", ".gitignore", "README.md", "pyproject.toml",

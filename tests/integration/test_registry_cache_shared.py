@@ -134,12 +134,15 @@ def test_a_warm_command_asks_a_bucket_for_one_object(served, mm, words):
 
 
 def test_a_warm_show_reads_the_list_of_files_once(served, mm):
-    """Then it asks for the next commit only, too."""
+    """Then it asks for the next commit, too, and for what may have been signed meanwhile."""
     server, bucket, _ = served
     first = mm("show", "org/model:prod")
     server.requests.clear()
     assert mm("show", "org/model:prod") == first
-    assert server.requests == [("GET", f"/{bucket}/prod/.mm/log/000000000005.json")]
+    assert sorted(server.requests) == [
+        ("GET", f"/{bucket}"),  # a listing below .mm/signatures/
+        ("GET", f"/{bucket}/prod/.mm/log/000000000005.json"),
+    ]
 
 
 def test_offline_needs_no_server(served, mm):

@@ -69,7 +69,12 @@ def manager_for(backend, **defaults) -> ModelManager:
     """One that waits one second for a byte."""
     sources = {
         "hf": {"type": "huggingface", "read_timeout": 1},
-        "http": {"type": "url", "allow_hosts": ["127.0.0.1"], "allow_private": True, "read_timeout": 1},
+        "http": {
+            "type": "url",
+            "allow_hosts": ["127.0.0.1"],
+            "allow_private": True,
+            "read_timeout": 1,
+        },
     }
     return ModelManager(
         load_settings(overrides={"sources": sources, "defaults": {"retries": 3, **defaults}}),

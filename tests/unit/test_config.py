@@ -578,7 +578,9 @@ class TestSchema:
         text = re.sub(r"^  # (\w+: \S+ +#)", r"  \1", starter(), flags=re.MULTILINE)
         given = world.load(text).defaults
         assert given.model_fields_set == set(Defaults.model_fields)
-        assert given == Defaults(backend="local", limit_rate="50MiB", writer="ci/nightly", weights="safetensors")
+        assert given == Defaults(
+            backend="local", limit_rate="50MiB", writer="ci/nightly", weights="safetensors"
+        )
         written = (
             text.replace("  # old:", "  old:")
             .replace("# policies", "policies")

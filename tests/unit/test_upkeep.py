@@ -124,7 +124,9 @@ def assert_mended(sink, *, names: set[str] = NAMES) -> None:
     assert available(sink) >= names
     before = top_of(sink)
     model_id = min(available(sink), default=None)
-    if model_id is None:  # where log, checkpoint and manifest are damaged, nobody knows of a version
+    if (
+        model_id is None
+    ):  # where log, checkpoint and manifest are damaged, nobody knows of a version
         ModelRegistry(sink).add_model(registered(model_id := "org/new", "1"))
         before += 1
     ModelRegistry(sink).set_alias(model_id, "after", "1")
