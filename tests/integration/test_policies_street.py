@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import collections
+import gzip
+import importlib.metadata
+import io
+import os
+import pickle
+import sys
 import types
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +18,7 @@ import pytest
 from mm_core import (
     Checked,
     Finding,
+    MissingExtraError,
     ModelManager,
     ModelStatus,
     Plugins,
@@ -18,6 +27,7 @@ from mm_core import (
     hookimpl,
     load_settings,
 )
+from mm_core.cli import main
 from mm_core.testing.material import noise
 
 pytestmark = pytest.mark.integration
@@ -153,3 +163,97 @@ def test_the_documented_policy_down_the_street(tmp_path):
         with pytest.raises(PolicyError, match=r"notes\.txt: it holds what looks like a key"):
             manager.push(tmp_path / "model", "m")
         assert list(manager.sink().list("models/")) == []
+
+
+class Owner:
+    def __reduce__(self):
+        return os.system, ("echo owned",)
+
+
+def _zipped(data):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("archive/data.pkl", data)
+    return out.getvalue()
+
+
+MALICIOUS = {
+    "pytorch_model.bin": pickle.dumps(Owner(), protocol=2),
+    "model.safetensors": pickle.dumps(Owner(), protocol=4),
+    "weights.zip": _zipped(pickle.dumps(Owner(), protocol=0)),
+    "model.pt": _zipped(pickle.dumps(Owner(), protocol=3)),
+    "vectors.npy.gz": gzip.compress(pickle.dumps(Owner(), protocol=5)),
+}
+
+
+@pytest.mark.parametrize("backend", ["local", "s3"], indirect=True)
+@pytest.mark.parametrize("name", MALICIOUS)
+def test_a_malicious_pickle_is_refused_without_any_setting(hub, backend, name, capfd):
+    """Whatever its file is called and wherever it is packed; nothing of the model can be had."""
+    hub.add_repo("org/bad", files={"config.json": b"{}", name: MALICIOUS[name]})
+    assert main(["pull", "hf://org/bad", "--to", backend]) == 7
+    said = capfd.readouterr().err
+    assert name in said
+    assert "to allow it" in said
+    assert main(["get", "org/bad", "--backend", backend]) == 3
+    assert main(["policy", "check", "hf://org/bad", "--to", backend, "--json"]) == 7
+    assert main(["scan", "hf://org/bad", "--backend", backend]) == 7
+    capfd.readouterr()
+    with ModelManager(backend=backend) as manager:
+        assert [stored.key for stored in manager.sink().list("models/")] == []
+        assert [entry.status for entry in manager.list_models()] == [ModelStatus.FAILED]
+
+
+def test_an_honest_model_enters_without_any_setting(hub, local):
+    """With pickles that import what torch needs, and the manifest says who looked."""
+    honest = pickle.dumps(collections.OrderedDict(a=1))
+    hub.add_repo("org/good", files={"config.json": b"{}", "pytorch_model.bin": _zipped(honest)})
+    with ModelManager(backend=local) as manager:
+        manager.pull("hf://org/good")
+        checks = manager.show("org/good").manifest.checks
+        assert checks["scan"] | {"time": ""} == {
+            "scanner": "picklescan",
+            "version": importlib.metadata.version("picklescan"),
+            "time": "",
+            "files": 2,
+            "pickles": 1,
+            "allowed": [],
+            "ok": True,
+        }
+        assert manager.scan("org/good").ok
+
+
+def test_a_scanner_that_is_not_there_is_missed_only_where_there_is_a_pickle(
+    hub, local, monkeypatch
+):
+    """The error names the extra, and what was fetched waits for it; others need none."""
+    monkeypatch.setitem(sys.modules, "picklescan", None)
+    hub.add_repo("org/safe", files={"config.json": b"{}", "w.bin": noise(5000)})
+    hub.add_repo("org/pickled", files={"w.bin": pickle.dumps({"a": 1})})
+    with ModelManager(backend=local) as manager:
+        manager.pull("hf://org/safe")
+        with pytest.raises(MissingExtraError) as caught:
+            manager.pull("hf://org/pickled")
+        assert "model-manager[scan]" in caught.value.hint
+        assert {e.model_id: e.status for e in manager.list_models()} == {
+            "org/safe": ModelStatus.AVAILABLE,
+            "org/pickled": ModelStatus.FAILED,
+        }
+        monkeypatch.undo()
+        assert manager.pull("hf://org/pickled").fetched_bytes == 0  # once it is installed
+
+
+@pytest.mark.parametrize("broken", [RuntimeError("cannot"), None])
+def test_a_scanner_that_fails_or_skips_counts_as_failed(hub, local, monkeypatch, broken):
+    """What it passes over, though we saw it, is not let in."""
+    from picklescan import scanner
+
+    def scan(*_, **__):
+        if broken is not None:
+            raise broken
+        return scanner.ScanResult([], scanned_files=0)
+
+    monkeypatch.setattr(scanner, "scan_pickle_bytes", scan)
+    hub.add_repo("org/m", files={"w.bin": pickle.dumps(collections.OrderedDict(a=1))})
+    with ModelManager(backend=local) as manager, pytest.raises(PolicyError, match=r"w\.bin|cannot"):
+        manager.pull("hf://org/m")
