@@ -227,19 +227,19 @@ def test_a_scanner_that_is_not_there_is_missed_only_where_there_is_a_pickle(
     hub, local, monkeypatch
 ):
     """The error names the extra, and what was fetched waits for it; others need none."""
-    monkeypatch.setitem(sys.modules, "picklescan", None)
     hub.add_repo("org/safe", files={"config.json": b"{}", "w.bin": noise(5000)})
     hub.add_repo("org/pickled", files={"w.bin": pickle.dumps({"a": 1})})
     with ModelManager(backend=local) as manager:
-        manager.pull("hf://org/safe")
-        with pytest.raises(MissingExtraError) as caught:
-            manager.pull("hf://org/pickled")
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "picklescan", None)
+            manager.pull("hf://org/safe")
+            with pytest.raises(MissingExtraError) as caught:
+                manager.pull("hf://org/pickled")
         assert "model-manager[scan]" in caught.value.hint
         assert {e.model_id: e.status for e in manager.list_models()} == {
             "org/safe": ModelStatus.AVAILABLE,
             "org/pickled": ModelStatus.FAILED,
         }
-        monkeypatch.undo()
         assert manager.pull("hf://org/pickled").fetched_bytes == 0  # once it is installed
 
 
