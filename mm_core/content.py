@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 from mm_core.exceptions import CancelledError, NotFoundError
 from mm_core.sink import Buffer
@@ -13,9 +14,12 @@ from mm_core.sink import Buffer
 if TYPE_CHECKING:
     from typing_extensions import Buffer as Writable
 
+    from mm_core.formats import Inspected
     from mm_core.schemas import RemoteFile, StoredFile
     from mm_core.sink import Sink
     from mm_core.source import Source
+
+T = TypeVar("T")
 
 FIRST_WINDOW = 64 << 10
 LAST_WINDOW = 8 << 20
@@ -35,16 +39,29 @@ class ContentFile:
 
 
 class Content:
-    """Files by their paths in the model, each read in ranges. Safe among threads."""
+    """Files by their paths in the model, each read in ranges. Safe among threads.
 
-    def __init__(self, files: Sequence[ContentFile], reads: Mapping[str, ReadRange]) -> None:
+    `jobs` files at most are looked at at once by `each`.
+    """
+
+    def __init__(
+        self, files: Sequence[ContentFile], reads: Mapping[str, ReadRange], *, jobs: int = 1
+    ) -> None:
         self.files = tuple(files)
         self._reads = reads
+        self._jobs = jobs
         self._sizes = {file.path: file.size for file in files}
+        self._lock = threading.Lock()
+        self._inspected: dict[str, tuple[Inspected, ...]] = {}
 
     @classmethod
     def stored(
-        cls, sink: Sink, files: Sequence[StoredFile], *, stopped: Callable[[], bool] | None = None
+        cls,
+        sink: Sink,
+        files: Sequence[StoredFile],
+        *,
+        stopped: Callable[[], bool] | None = None,
+        jobs: int = 1,
     ) -> Content:
         """What stands in a backend. Once `stopped` says so, reading raises `CancelledError`."""
 
@@ -52,10 +69,10 @@ class Content:
             return lambda start, end: _heeding(sink.read(key, start, end), stopped)
 
         listed = [ContentFile(path=f.path, size=f.size, sha256=f.sha256) for f in files]
-        return cls(listed, {file.path: reader(file.key) for file in files})
+        return cls(listed, {file.path: reader(file.key) for file in files}, jobs=jobs)
 
     @classmethod
-    def remote(cls, source: Source, files: Sequence[RemoteFile]) -> Content:
+    def remote(cls, source: Source, files: Sequence[RemoteFile], *, jobs: int = 1) -> Content:
         """What is still at its source; files of unknown size are left out."""
 
         def reader(file: RemoteFile) -> ReadRange:
@@ -63,7 +80,7 @@ class Content:
 
         known = [(file, file.size) for file in files if file.size is not None]
         listed = [ContentFile(path=f.path, size=size, sha256=f.sha256) for f, size in known]
-        return cls(listed, {file.path: reader(file) for file, _ in known})
+        return cls(listed, {file.path: reader(file) for file, _ in known}, jobs=jobs)
 
     def open(self, path: str) -> BinaryIO:
         """The file at `path`, to be read and sought in. Close it.
@@ -75,6 +92,28 @@ class Content:
         if read is None:
             raise NotFoundError(f"there is no file {path!r} here")
         return cast("BinaryIO", RangedFile(read, self._sizes[path]))
+
+    def each(self, look: Callable[[ContentFile], T]) -> list[T]:
+        """What `look` makes of each file, in order; several at once. The first error ends it."""
+        from mm_core.transfer.pool import run_parallel
+
+        return run_parallel(look, self.files, jobs=self._jobs, cancelled=threading.Event())
+
+    def inspect(self, path: str) -> tuple[Inspected, ...]:
+        """What the file at `path` is, and what is packed in it, see `mm_core.look_through`.
+
+        With the opcodes of pickles. Looked at once, however many ask.
+        """
+        from mm_core.formats import look_through
+
+        with self._lock:
+            found = self._inspected.get(path)
+        if found is None:
+            with self.open(path) as opened:
+                found = tuple(look_through(opened, self._sizes[path], skeletons=True))
+            with self._lock:
+                self._inspected[path] = found
+        return found
 
 
 def _heeding(buffers: Iterator[Buffer], stopped: Callable[[], bool] | None) -> Iterator[Buffer]:

@@ -157,7 +157,8 @@ class Street:
 
         The errors of those who refuse it pass.
         """
-        content = Content.stored(place.sink, stored, stopped=stop.is_set)
+        jobs = self.settings.defaults.connections
+        content = Content.stored(place.sink, stored, stopped=stop.is_set, jobs=jobs)
         rulings, facts = self.rules.about_content(place, plan, content)
         refuse(rulings, plan, place.name)
         self.show_stored(place, stored)
@@ -183,7 +184,8 @@ class Street:
         except PolicyError as error:
             rulings.append(word_of_plugin("mm_plan_made", error))
         if read:
-            content = Content.remote(source, snapshot.files)
+            jobs = self.settings.defaults.connections
+            content = Content.remote(source, plan.snapshot.files, jobs=jobs)
             found, facts = self.rules.about_content(place, plan, content)
             rulings += found
         return Verdict(
@@ -202,7 +204,8 @@ class Street:
         """
         snapshot = source.snapshot(request)
         plan = make_plan(request, snapshot, present={}, known={})
-        content = Content.remote(source, plan.snapshot.files)
+        jobs = self.settings.defaults.connections
+        content = Content.remote(source, plan.snapshot.files, jobs=jobs)
         rules = self.rules.only(place, "formats", "scan")
         rulings, facts = self.rules.about_content(place, plan, content, rules)
         return Verdict(

@@ -21,7 +21,6 @@ from mm_core import (
     PolicyContext,
     claimed_formats,
     hookimpl,
-    look_through,
 )
 
 _VAGUE = frozenset({FileFormat.JSON, FileFormat.TEXT, FileFormat.OTHER})
@@ -85,14 +84,14 @@ class FormatsPolicy(Policy):
 
     def check_content(self, plan: Plan, content: Content, context: PolicyContext) -> Checked:
         """By content, through all archives."""
-        return Checked(findings=tuple(f for file in content.files for f in self._of(content, file)))
+        found = content.each(lambda file: self._of(content, file))
+        return Checked(findings=tuple(one for several in found for one in several))
 
-    def _of(self, content: Content, file: ContentFile) -> Iterator[Finding]:
-        with content.open(file.path) as opened:
-            for found in look_through(opened, file.size):
-                yield from self._about(file.path, found)
-                if not self._is_particular:
-                    return  # only the name of the file itself is in question
+    def _of(self, content: Content, file: ContentFile) -> list[Finding]:
+        inspected = content.inspect(file.path)
+        if not self._is_particular:
+            inspected = inspected[:1]  # only the name of the file itself is in question
+        return [one for found in inspected for one in self._about(file.path, found)]
 
     @property
     def _is_particular(self) -> bool:

@@ -24,7 +24,6 @@ from mm_core import (
     Policy,
     PolicyContext,
     hookimpl,
-    look_through,
     rfc3339,
 )
 
@@ -74,16 +73,9 @@ class ScanPolicy(Policy):
 
     def check_content(self, plan: Plan, content: Content, context: PolicyContext) -> Checked:
         """Look through every file; the facts tell who looked, and at how much."""
-        findings: list[Finding] = []
-        scan: Scanner | None = None
-        pickles = 0
-        for file in content.files:
-            with content.open(file.path) as opened:
-                for found in look_through(opened, file.size, skeletons=True):
-                    if found.pickles and scan is None:
-                        scan = make_scanner()
-                    pickles += len(found.pickles)
-                    findings += self._about(file.path, found, scan)
+        looks = content.each(lambda file: self._look(content, file.path))
+        findings = [one for found, _ in looks for one in found]
+        pickles = sum(count for _, count in looks)
         facts: dict[str, Any] = {
             "scanner": "picklescan" if pickles else None,
             "version": version() if pickles else None,
@@ -95,13 +87,19 @@ class ScanPolicy(Policy):
         }
         return Checked(findings=tuple(findings), facts=facts)
 
-    def _about(self, path: str, found: Inspected, scan: Scanner | None) -> Iterator[Finding]:
+    def _look(self, content: Content, path: str) -> tuple[list[Finding], int]:
+        """What is wrong with one file, and how many pickles are in it."""
+        inspected = content.inspect(path)
+        pickles = sum(len(found.pickles) for found in inspected)
+        scan = make_scanner() if pickles else _nothing_to_scan
+        return [one for found in inspected for one in self._about(path, found, scan)], pickles
+
+    def _about(self, path: str, found: Inspected, scan: Scanner) -> Iterator[Finding]:
         what = f"{path}!/{found.member}" if found.member else path
         if found.unread is not None:
             why = f"{what} cannot be looked through: {found.unread}"
             yield Finding(rule="scan", path=path, message=why, allow=_LEAVE_OUT)
         for pickle in found.pickles:
-            assert scan is not None
             harmless = scan(pickle.skeleton, what)
             passed_over = [name for name in pickle.globals if name not in harmless]
             bad = [name for name, fine in harmless.items() if not fine]
@@ -117,6 +115,10 @@ class ScanPolicy(Policy):
     def _is_allowed(self, name: str) -> bool:
         allowed = (*_TORCHSCRIPT, *self.config.allow_globals)
         return any(fnmatchcase(name, pattern) for pattern in allowed)
+
+
+def _nothing_to_scan(_: bytes, name: str) -> dict[str, bool]:
+    raise AssertionError(name)
 
 
 def make_scanner() -> Scanner:
