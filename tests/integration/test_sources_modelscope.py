@@ -209,10 +209,11 @@ def test_its_own_client_downloads_from_the_server(scope, tmp_path):
     python = str(tmp_path / "venv" / "bin" / "python")
     subprocess.run([python, "-m", "pip", "install", "-q", "modelscope"], check=True)
     script = """
-import json, os, sys
+import importlib, sys
 import modelscope.hub.constants as constants
 constants.MODELSCOPE_URL_SCHEME = "http://"
-from modelscope.hub import api, snapshot_download as module
+importlib.import_module("modelscope.hub.api")
+module = importlib.import_module("modelscope.hub.snapshot_download")
 for found in list(sys.modules.values()):
     if getattr(found, "MODELSCOPE_URL_SCHEME", None) == "https://":
         found.MODELSCOPE_URL_SCHEME = "http://"
@@ -221,6 +222,7 @@ print("folder:" + module.snapshot_download("org/m", revision="v1"))
     environment = {
         **os.environ,
         "MODELSCOPE_DOMAIN": scope.endpoint.removeprefix("http://"),
+        "MODELSCOPE_ENDPOINT": scope.endpoint,
         "MODELSCOPE_CACHE": str(tmp_path / "cache"),
         "MODELSCOPE_CREDENTIALS_PATH": str(tmp_path / "credentials"),
         "HOME": str(tmp_path),
