@@ -40,6 +40,7 @@ def policy() -> None:
 @click.option(
     "--to", "to", multiple=True, metavar="B", help="A backend; may be given several times."
 )
+@click.option("--as", "model_id", metavar="ID", help="The model id to keep it under.")
 @click.option("--revision", metavar="R", help="A branch, tag or commit of the source.")
 @click.option("--version", metavar="V", help="The version, where the source states none.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Only files that match.")
