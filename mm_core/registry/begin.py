@@ -122,14 +122,17 @@ class Beginner:
         return [operation("abandon", model_id, version=version, claim=held, reason=reason), begin]
 
     def _end_of_sweep(self, row: Row | None) -> list[Operation]:
-        """What takes a version out of the hands of a collector that is gone, as one would."""
+        """What takes a version out of the hands of a collector that is gone, as one would.
+
+        Only if that has not said meanwhile that it is at work.
+        """
         if row is None or not _is_swept(row):
             return []
         model_id, version = self._names
         ours = {"version": version, "sweeper": uuid.uuid4().hex}
-        over = row.get("sweeper")
+        seen = {"over": row.get("sweeper"), "expect": list(row.get("ended", ()))}
         return [
-            operation("sweep", model_id, **ours, over=over),
+            operation("sweep", model_id, **ours, **seen),
             operation("swept", model_id, **ours),
         ]
 

@@ -398,6 +398,31 @@ def test_four_collectors_with_one_plan(manager, push, sink):
     assert manager.verify().ok
 
 
+def test_a_puller_takes_over_no_sweep_that_goes_on(manager, push, sink, monkeypatch):
+    """It judged the sweep to be nobody's; before its commit the collector says that it is at work."""
+    push("1")
+    manager.remove("m@1")
+    registry, heir = manager.registry(), ModelRegistry(sink)
+    registry.commit([operation("sweep", "m", version="1", sweeper="s", free=True)])
+    real, said = heir._log.commit, []
+
+    def commit(operations):
+        if not said:
+            said.append(operations)
+            goes_on = operation(
+                "sweep", "m", version="1", sweeper="s", owner=processes.this_process()
+            )
+            registry.commit([goes_on])
+        return real(operations)
+
+    monkeypatch.setattr(heir._log, "commit", commit)
+    with pytest.raises(ConflictError):
+        heir.begin("m", "1", wait=False)
+    assert said
+    row = registry.state().row("m", "1")
+    assert (row["status"], row["sweeper"]) == ("SWEEPING", "s")
+
+
 def test_a_long_sweep_says_that_it_is_still_at_work(manager, push, sink, monkeypatch):
     """Then nobody takes its place."""
     push("1")
