@@ -129,8 +129,8 @@ class Beginner:
         if row is None or not _is_swept(row):
             return []
         model_id, version = self._names
-        ours = {"version": version, "sweeper": uuid.uuid4().hex}
-        seen = {"over": row.get("sweeper"), "expect": list(row.get("ended", ()))}
+        ours: Row = {"version": version, "sweeper": uuid.uuid4().hex}
+        seen: Row = {"over": row.get("sweeper"), "expect": list(row.get("ended", ()))}
         return [
             operation("sweep", model_id, **ours, **seen),
             operation("swept", model_id, **ours),
