@@ -21,6 +21,8 @@ _EXPORTS = {
     "mm_core.sink": ("Buffer", "NamingSink", "ResumableSink", "Sink", "Upload"),
     "mm_core.stored": ("StoredSource",),
     "mm_core.executor": ("Ended", "Executor", "Job"),
+    "mm_core.service": ("ASGIApp", "Service"),
+    "mm_core.main": ("make_app", "service_of"),
     "mm_core.transfer.stop": ("Stop",),
     "mm_core.content": ("Content", "ContentFile"),
     "mm_core.formats": ("FileFormat", "Inspected", "claimed_formats", "look_through"),
@@ -158,6 +160,8 @@ if TYPE_CHECKING:
     from mm_core.integrity import verify_file_integrity as verify_file_integrity
     from mm_core.lazy_config import LazyConfig as LazyConfig
     from mm_core.logging import setup_logging as setup_logging
+    from mm_core.main import make_app as make_app
+    from mm_core.main import service_of as service_of
     from mm_core.manager import ModelManager as ModelManager
     from mm_core.metrics import track_performance as track_performance
     from mm_core.names import check_alias as check_alias
@@ -192,6 +196,8 @@ if TYPE_CHECKING:
     from mm_core.schemas import content_version as content_version
     from mm_core.schemas import parse_rfc3339 as parse_rfc3339
     from mm_core.schemas import rfc3339 as rfc3339
+    from mm_core.service import ASGIApp as ASGIApp
+    from mm_core.service import Service as Service
     from mm_core.signatures.checking import CheckedSignature as CheckedSignature
     from mm_core.signatures.checking import SignatureState as SignatureState
     from mm_core.signatures.checking import check_signatures as check_signatures

@@ -20,6 +20,7 @@ import pluggy
 from mm_core.executor import Executor
 from mm_core.policy import Policy
 from mm_core.schemas import ModelEntry, Plan, Request, StoredFile, TransferEvent
+from mm_core.service import Service
 from mm_core.signatures.port import Signer
 from mm_core.sink import Sink
 from mm_core.source import Source
@@ -130,6 +131,23 @@ def mm_executors() -> list[type[Executor]]:
         @hookimpl
         def mm_executors():
             return [MyExecutor]
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def mm_services() -> list[type[Service]]:
+    """Offer kinds of services: servers over the backends.
+
+    Called: once for each set of plugins, before a type is looked up for the first time.
+    Threads: the one that looks first.
+    Errors: break this plugin alone; it is kept by name, with its error.
+    Answer: classes, not instances. Importing them must load no web framework.
+    Such as::
+
+        @hookimpl
+        def mm_services():
+            return [MyService]
     """
     raise NotImplementedError
 

@@ -23,6 +23,7 @@ from mm_core.executor import Executor
 from mm_core.hookspecs import PROJECT
 from mm_core.policy import Policy
 from mm_core.redaction import redact
+from mm_core.service import Service
 from mm_core.signatures.port import Signer
 from mm_core.sink import Sink
 from mm_core.source import Source
@@ -33,6 +34,7 @@ _OFFERS = {
     "policies": "mm_policies",
     "signers": "mm_signers",
     "executors": "mm_executors",
+    "services": "mm_services",
 }
 _HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("mm_"))
 
@@ -42,6 +44,7 @@ _BASES: Mapping[str, type[Any]] = {
     "policies": Policy,
     "signers": Signer,
     "executors": Executor,
+    "services": Service,
 }
 
 T = TypeVar("T")
@@ -145,6 +148,10 @@ class Plugins:
         """The kinds of executors by type, without those that two plugins claim."""
         return {name: owners[0][1] for name, owners in self._unique("executors").items()}
 
+    def services(self) -> Mapping[str, type[Service]]:
+        """The kinds of services by type, without those that two plugins claim."""
+        return {name: owners[0][1] for name, owners in self._unique("services").items()}
+
     def source_type(self, name: str) -> type[Source]:
         """The source with ``type`` `name`; `PluginError` if there is none, or two."""
         found: type[Source] = self._lookup("sources", name)
@@ -163,6 +170,11 @@ class Plugins:
     def executor_type(self, name: str) -> type[Executor]:
         """The executor with ``type`` `name`; `PluginError` if there is none, or two."""
         found: type[Executor] = self._lookup("executors", name)
+        return found
+
+    def service_type(self, name: str) -> type[Service]:
+        """The service with ``type`` `name`; `PluginError` if there is none, or two."""
+        found: type[Service] = self._lookup("services", name)
         return found
 
     def source_for(self, url: str) -> type[Source]:

@@ -32,7 +32,7 @@ _FIELDS = (
     r"|secret_access_key|aws_secret_access_key|aws_session_token|accessToken|account_key"
 )
 _SUSPECT = re.compile(
-    r"://|=|%3D|hf_|A[KS]IA|AIza|ya29|eyJ|gh[pousr]_|github_pat|PRIVATE KEY"
+    r"://|=|%3D|hf_|mm_[0-9a-f]|A[KS]IA|AIza|ya29|eyJ|gh[pousr]_|github_pat|PRIVATE KEY"
     r"|(?i:bearer|basic|authorization|cookie|api-key|token|secret|passw)"
 )
 
@@ -71,6 +71,7 @@ _RULES: tuple[tuple[re.Pattern[str], _Replacement], ...] = (
         rf"\1{MASK}",
     ),
     (re.compile(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{10,}"), f"hf_{MASK}"),
+    (re.compile(r"(?<![A-Za-z0-9])mm_[0-9a-f]{52}(?![0-9a-f])"), f"mm_{MASK}"),
     (re.compile(r"(?<![A-Z0-9])(?:AKIA|ASIA)[A-Z0-9]{12,}"), MASK),
     (re.compile(r"(?<![A-Za-z0-9])(?:gh[pousr]_|github_pat_)\w{20,}"), MASK),
     (re.compile(r"(?<![A-Za-z0-9])(?:ya29\.|AIza)[\w-]{20,}"), MASK),

@@ -55,6 +55,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "completion": ("mm_core.cli.completion:completion", "Print the completion script of a shell."),
 }
 
+OFFERED = {
+    "serve": "Serve a backend in the protocol of the Hugging Face Hub.",
+    "token": "Say who may use the server.",
+}
+"""Commands of our own plugins, told here so that no plugin is loaded for the help."""
+
 EXAMPLES = """
 mm demo
 mm pull hf://sentence-transformers/all-MiniLM-L6-v2 --alias prod
@@ -77,7 +83,7 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names: the built-in ones first."""
-        return [*COMMANDS, *sorted(self._strangers)]
+        return [*COMMANDS, *OFFERED, *sorted(self._strangers.keys() - OFFERED.keys())]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command, imported now."""
@@ -85,6 +91,8 @@ class LazyGroup(click.Group):
             module, _, attribute = COMMANDS[cmd_name][0].partition(":")
             command: click.Command = getattr(importlib.import_module(module), attribute)
             return command
+        if cmd_name in OFFERED and self._given is None:
+            return _commands_of_plugins().get(cmd_name)
         return self._strangers.get(cmd_name)
 
     def resolve_command(
@@ -112,9 +120,11 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table; no command is imported for it."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, short) for name, (_, short) in COMMANDS.items()])
-        if self._strangers:
-            rows = [(name, c.get_short_help_str()) for name, c in sorted(self._strangers.items())]
+            ours = [(name, short) for name, (_, short) in COMMANDS.items()]
+            formatter.write_dl([*ours, *OFFERED.items()])
+        strangers = [(n, c) for n, c in sorted(self._strangers.items()) if n not in OFFERED]
+        if strangers:
+            rows = [(name, c.get_short_help_str()) for name, c in strangers]
             with formatter.section("Commands of plugins"):
                 formatter.write_dl(rows)
 

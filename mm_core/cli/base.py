@@ -133,7 +133,13 @@ def global_options() -> list[GlobalOption]:
 
 
 def taught(command: click.Command) -> click.Command:
-    """A plugin's command, made to take the global options, too, where they mean nothing else."""
+    """A plugin's command, made to take the global options, too, where they mean nothing else.
+
+    Those of a group take them as well.
+    """
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            taught(inner)
     taken = {name for param in command.params for name in (*param.opts, param.name)}
     for option in global_options():
         if not taken & {*option.opts, option.name}:

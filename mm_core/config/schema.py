@@ -96,6 +96,7 @@ def validate(settings: Settings, plugins: Plugins) -> list[str]:
     return [
         *_plugin_problems(settings, plugins),
         *_policy_problems(settings, plugins),
+        *_service_problems(settings, plugins),
         *_name_problems(settings),
     ]
 
@@ -120,6 +121,7 @@ def json_schema(plugins: Plugins) -> dict[str, Any]:
         schema["properties"][section].pop("patternProperties", None)
         schema["properties"][section]["propertyNames"] = _NAMES
     _add_policies(schema, plugins)
+    _add_services(schema, plugins)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **_open_to_references(schema),
@@ -154,6 +156,20 @@ def _policy_problems(settings: Settings, plugins: Plugins) -> Iterator[str]:
                 yield f"{settings.origin_near(path)}: {dotted(path)}: {error}"
 
 
+def _service_problems(settings: Settings, plugins: Plugins) -> Iterator[str]:
+    if not settings.serve:
+        return
+    values = dict(settings.serve)
+    try:
+        build_config(
+            plugins.service_type(values.pop("type", "hub")).Config, values, ("serve",), settings
+        )
+    except ConfigError as error:
+        yield from str(error).split("\n")
+    except MMError as error:
+        yield f"{settings.origin_near(('serve',))}: serve: {error}"
+
+
 def _name_problems(settings: Settings) -> Iterator[str]:
     known = list(settings.backends)
     for model_id, wanted in settings.models.items():
@@ -179,6 +195,21 @@ def _add_policies(schema: dict[str, Any], plugins: Plugins) -> None:
     section = schema["properties"]["policies"]
     section.pop("patternProperties", None)
     section |= {"additionalProperties": {"$ref": "#/$defs/PolicySet"}, "propertyNames": _NAMES}
+
+
+def _add_services(schema: dict[str, Any], plugins: Plugins) -> None:
+    """Let the section ``serve`` hold the settings of the services that are installed."""
+    definitions = schema["$defs"]
+    definitions.pop("ServeSection", None)
+    kinds = []
+    for name, found in sorted(plugins.services().items()):
+        key = f"serve.{name}"
+        definitions[key] = _entry_schema(found.Config.model_json_schema(), name, key)
+        if name == "hub":  # what is meant where no type is named
+            definitions[key]["required"].remove("type")
+        definitions.update(_inner_definitions(definitions[key]))
+        kinds.append({"$ref": f"#/$defs/{key}"})
+    schema["properties"]["serve"] = {"anyOf": kinds} if kinds else {}
 
 
 def _entry_schema(config: dict[str, Any], type_: str, key: str) -> dict[str, Any]:

@@ -218,6 +218,14 @@ class SigningSection(Section):
     )
 
 
+class ServeSection(BaseModel):
+    """The service that `mm serve` runs: its type, and the settings of that type."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str = Field(default="hub", description="The kind, as a plugin calls it")
+
+
 ModelId = Annotated[str, AfterValidator(check_model_id)]
 EntryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -242,3 +250,4 @@ class Document(Section):
     retention: Retention = Field(default_factory=Retention)
     registry: RegistrySection = Field(default_factory=RegistrySection)
     signing: SigningSection = Field(default_factory=SigningSection)
+    serve: ServeSection = Field(default_factory=ServeSection)

@@ -61,6 +61,7 @@ class Settings:
     retention: Mapping[str, Any] = field(default_factory=dict)
     registry: Mapping[str, Any] = field(default_factory=dict)
     signing: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    serve: Mapping[str, Any] = field(default_factory=dict, repr=False)
     files: tuple[Path, ...] = ()
     origins: Mapping[KeyPath, Origin] = field(default_factory=dict, repr=False)
     interpolated: frozenset[KeyPath] = frozenset()
@@ -126,6 +127,7 @@ class Settings:
             "retention": dict(self.retention),
             "registry": dict(self.registry),
             "signing": dict(self.signing),
+            "serve": dict(self.serve),
         }
 
 
@@ -234,6 +236,7 @@ def _checked(layer: Layer, files: tuple[Path, ...]) -> Settings:
         retention=document.retention.model_dump(exclude_unset=True),
         registry=_registry(layer, document.registry.model_dump(exclude_unset=True)),
         signing=_signing(layer, document.signing.model_dump(exclude_unset=True)),
+        serve=document.serve.model_dump(exclude_unset=True),
         files=files,
         origins=layer.origins,
     )

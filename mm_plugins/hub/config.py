@@ -1,0 +1,130 @@
+"""The section ``serve`` of ``mm.yaml``, as the hub has it."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from mm_core import Names, PluginConfig, Seconds, Size
+
+
+def _address(names: list[str]) -> list[str]:
+    for name in names:
+        ipaddress.ip_network(name, strict=False)
+    return names
+
+
+def _origin(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError("it should begin with https:// or http://")
+    return text.rstrip("/")
+
+
+class PullThrough(BaseModel):
+    """What is fetched from upstream when somebody asks for it and it is not there."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str = Field(
+        default="hf://{id}",
+        description="Where a model is fetched from, with {id} in the place of its id",
+    )
+    models: Names = Field(
+        default_factory=lambda: ["*"], description="Globs of the models that may be fetched"
+    )
+    include: Names = Field(default_factory=list, description="Globs of files to take")
+    exclude: Names = Field(default_factory=list, description="Globs of files to leave out")
+    moving: Seconds = Field(
+        default=300.0,
+        ge=0,
+        description="Seconds for which the commit of an upstream branch is taken as known",
+    )
+    window: Size = Field(
+        default=64 << 20, ge=8 << 20, description="Bytes of a file kept for those who read along"
+    )
+    patience: Seconds = Field(
+        default=5.0,
+        ge=0,
+        description="Seconds that a fetch waits for a slow client that reads along",
+    )
+
+
+class HubConfig(PluginConfig):
+    """Who may ask, from where, and what."""
+
+    host: str = Field(default="127.0.0.1", description="The address to listen on")
+    port: int = Field(default=8080, ge=0, le=65535, description="The port; 0 for any free one")
+    backend: str | None = Field(
+        default=None, description="What is served, by name or URL; the default backend if absent"
+    )
+    url: Annotated[str, AfterValidator(_origin)] | None = Field(
+        default=None, description="What clients call it by; else as each asks for it"
+    )
+    anonymous_read: bool | None = Field(
+        default=None,
+        description="Whether anybody may read without a token; if absent, on this machine only",
+    )
+    private: Names = Field(
+        default_factory=list, description="Globs of models that only fitting tokens see"
+    )
+    gated: Names = Field(
+        default_factory=list,
+        description="Globs of models that all see, and whose files only fitting tokens read",
+    )
+    writable: bool = Field(
+        default=False, description="Whether tokens with the scope write may upload"
+    )
+    redirect: bool = Field(
+        default=False,
+        description="Send clients to the store with a signed URL, where it can make one",
+    )
+    pull_through: PullThrough | None = Field(
+        default=None, description="Fetch what is missing from upstream; absent: never"
+    )
+    refresh: Seconds = Field(
+        default=1.0,
+        ge=0,
+        description="Seconds for which what the registry said is taken as known",
+    )
+    token_refresh: Seconds = Field(
+        default=5.0, ge=0, description="Seconds until a revoked token no longer works"
+    )
+    failures: int = Field(
+        default=20, ge=1, description="Wrong tokens a minute from one address until it must wait"
+    )
+    readers: int = Field(
+        default=64, ge=1, le=1024, description="Reads from the backend at once, over all clients"
+    )
+    drain: Seconds = Field(
+        default=30.0, ge=0, description="Seconds that running answers get when the server stops"
+    )
+    trusted_proxies: Annotated[Names, AfterValidator(_address)] = Field(
+        default_factory=list,
+        description="Addresses or networks of proxies whose X-Forwarded-* are believed",
+    )
+    tls_certificate: Path | None = Field(default=None, description="A file in PEM form")
+    tls_key: Path | None = Field(default=None, description="A file in PEM form")
+    metrics: bool = Field(default=True, description="Whether /metrics answers")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it listens on this machine alone."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def anybody_reads(self) -> bool:
+        """Whether a request without a token may read what is not private."""
+        return self.is_local if self.anonymous_read is None else self.anonymous_read
+
+    def model_post_init(self, _context: Any) -> None:
+        """Refuse halves of what only works whole."""
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key are given both, or neither")

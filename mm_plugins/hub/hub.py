@@ -1,0 +1,161 @@
+"""What all routes share: who asks, which model is meant, and threads to ask the backend in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+
+from mm_core import ModelEntry, ModelManager, ModelRegistry, Sink, StoredFile
+from mm_plugins.hub import answers
+from mm_plugins.hub.access import Caller, Failures
+from mm_plugins.hub.answers import ProblemError
+from mm_plugins.hub.catalog import MAIN, Catalog, Model, Version
+from mm_plugins.hub.config import HubConfig
+from mm_plugins.hub.reading import StoredBytes
+from mm_plugins.hub.tokens import Token, TokenBook, looks_like_ours
+
+T = TypeVar("T")
+
+BAD_TOKEN = "Invalid credentials in Authorization header"  # noqa: S105  # the Hub's words
+
+
+@dataclass
+class Hub:
+    """One backend, as it is served."""
+
+    manager: ModelManager
+    config: HubConfig
+    failures: Failures = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.failures = Failures(self.config.failures)
+
+    @cached_property
+    def registry(self) -> ModelRegistry:
+        """The registry of what is served."""
+        return self.manager.registry(self.config.backend)
+
+    @cached_property
+    def sink(self) -> Sink:
+        """Where its bytes are."""
+        return self.manager.sink(self.config.backend)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """What is in it."""
+        return Catalog(self.registry, refresh=self.config.refresh)
+
+    @cached_property
+    def tokens(self) -> TokenBook:
+        """The tokens that are kept beside it."""
+        return TokenBook(self.sink, refresh=self.config.token_refresh)
+
+    @cached_property
+    def readers(self) -> ThreadPoolExecutor:
+        """Threads that read files."""
+        return ThreadPoolExecutor(self.config.readers, thread_name_prefix="mm-hub-read")
+
+    @cached_property
+    def askers(self) -> ThreadPoolExecutor:
+        """Threads that ask the registry; apart from the readers, who may be long."""
+        return ThreadPoolExecutor(16, thread_name_prefix="mm-hub-ask")
+
+    def close(self) -> None:
+        """Let go of all threads; those that still work end on their own."""
+        for pool in (self.readers, self.askers):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """What `work` returns, which may block."""
+        return await asyncio.get_running_loop().run_in_executor(self.askers, work)
+
+    # -- who asks --------------------------------------------------------------------
+
+    async def caller(self, request: Request) -> Caller:
+        """Whoever asks. A token of another hub counts as none, where one may do without."""
+        kind, _, text = request.headers.get("authorization", "").partition(" ")
+        text = text.strip()
+        if not text or kind.lower() != "bearer":
+            return Caller(self.config)
+        if not looks_like_ours(text) and self.config.anybody_reads:
+            return Caller(self.config)
+        token = await self._checked(text, address_of(request))
+        return Caller(self.config, token)
+
+    async def _checked(self, text: str, address: str) -> Token:
+        wait = self.failures.wait(address)
+        if wait > 0:
+            after = {"Retry-After": str(int(wait) + 1)}
+            raise ProblemError(429, "Too many wrong tokens came from this address", None, after)
+        if self.tokens.knows(text):
+            token = self.tokens.find(text)
+        else:
+            token = await self.in_thread(lambda: self.tokens.find(text))
+        if token is None:
+            self.failures.note(address)
+            raise ProblemError(401, BAD_TOKEN, headers={"WWW-Authenticate": "Bearer"})
+        return token
+
+    # -- what is meant ---------------------------------------------------------------
+
+    async def look_up(self, model_id: str) -> Model | None:
+        """The model of this id, if there is one."""
+        if self.catalog.knows(model_id):
+            return self.catalog.model(model_id)
+        return await self.in_thread(lambda: self.catalog.model(model_id))
+
+    async def model(self, caller: Caller, model_id: str) -> Model:
+        """The model of this id, if the caller may know of it."""
+        found = await self.look_up(model_id) if caller.sees(model_id) else None
+        if found is None:
+            raise answers.no_repo(model_id, known=caller.token is not None)
+        return found
+
+    async def version(self, caller: Caller, model_id: str, revision: str = MAIN) -> Version:
+        """That version of it, with its files."""
+        model = await self.model(caller, model_id)
+        entry = model.find(revision)
+        if entry is None:
+            raise answers.no_revision(revision)
+        return await self.with_files(model, entry)
+
+    async def with_files(self, model: Model, entry: ModelEntry) -> Version:
+        """A version of a model, with its files."""
+        if self.catalog.knows_files(entry):
+            return self.catalog.version(model, entry)
+        return await self.in_thread(lambda: self.catalog.version(model, entry))
+
+    async def file(
+        self, caller: Caller, model_id: str, revision: str, path: str
+    ) -> tuple[Version, StoredFile]:
+        """One file, if the caller may have its bytes."""
+        version = await self.version(caller, model_id, revision)
+        if not caller.reads(model_id):
+            raise answers.gated(model_id, known=caller.token is not None)
+        file = version.files.get(path)
+        if file is None:
+            raise answers.no_entry(path, version.commit)
+        return version, file
+
+    def bytes_of(self, file: StoredFile) -> StoredBytes:
+        """The bytes of a stored file."""
+        return StoredBytes(self.sink, file, self.readers)
+
+    def origin(self, request: Request) -> str:
+        """What the client calls this hub by."""
+        if self.config.url:
+            return self.config.url
+        base = urlsplit(str(request.base_url))
+        return f"{base.scheme}://{base.netloc}"
+
+
+def address_of(request: Request) -> str:
+    """The address that a request comes from."""
+    return request.client.host if request.client else "unknown"

@@ -1,0 +1,158 @@
+"""Bytes on their way to a client: in order, in bounded memory, as fast as they are taken."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeVar
+
+from mm_core import Buffer, IntegrityError, NotFoundError, Sink, StoredFile, TransientError
+
+T = TypeVar("T")
+
+CHUNK = 1 << 20
+"""The most bytes that are handed on at once, and so that wait for a client."""
+
+_TRIES = 4
+_PAUSE = 0.25
+_RANGE = re.compile(r"bytes=(?:(\d{1,20})-(\d{0,20})|-(\d{1,20}))")
+
+
+class UnsatisfiableError(Exception):
+    """The range that is asked for lies beyond the end of the file."""
+
+
+class FileBytes(Protocol):
+    """Where the bytes of a file come from."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+
+    def read(self, start: int, end: int) -> AsyncIterator[bytes]:
+        """The bytes ``[start, end)``, in pieces of at most `CHUNK`."""
+
+
+def parse_range(text: str | None, size: int) -> range | None:
+    """The bytes that a Range header asks for; None for the whole file.
+
+    What is not understood, and several ranges at once, mean the whole file, as RFC
+    9110 allows. `UnsatisfiableError` where none of what is asked for is there.
+    """
+    match = _RANGE.fullmatch(text.strip()) if text else None
+    if match is None:
+        return None
+    first, last, suffix = match.groups()
+    if suffix is not None:
+        if int(suffix) == 0 or size == 0:
+            raise UnsatisfiableError
+        return range(max(0, size - int(suffix)), size)
+    start, end = int(first), min(size, int(last) + 1) if last else size
+    if last and int(last) < start:
+        return None
+    if start >= size:
+        raise UnsatisfiableError
+    return range(start, end)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBytes:
+    """A file of a version, read from the sink that holds it, by the threads of `pool`."""
+
+    sink: Sink
+    file: StoredFile
+    pool: Executor
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return self.file.size
+
+    def read(self, start: int, end: int) -> AsyncIterator[bytes]:
+        """The bytes ``[start, end)``; faults that pass are tried again from where they struck."""
+        url = self.sink.url(self.file.key)
+        if "://" not in url and os.path.isabs(url):  # noqa: PTH117  # quick
+            return self._read_disk(url, start, end)
+        return self._read_store(start, end)
+
+    async def _read_disk(self, path: str, start: int, end: int) -> AsyncIterator[bytes]:
+        file = await self._in_thread(lambda: os.open(path, os.O_RDONLY | _BINARY))
+        try:
+            while start < end:
+                count = min(CHUNK, end - start)
+                piece = await self._in_thread(_reader(file, count, start))
+                if not piece:
+                    raise self._too_short(start)
+                start += len(piece)
+                yield piece
+        finally:
+            os.close(file)
+
+    async def _read_store(self, start: int, end: int) -> AsyncIterator[bytes]:
+        failed = 0
+        while start < end:
+            buffers = self.sink.read(self.file.key, start, end)
+            try:
+                while start < end:
+                    piece = await self._in_thread(partial(_gather, buffers))
+                    if not piece:
+                        raise self._too_short(start)
+                    start, failed = start + len(piece), 0
+                    yield piece
+            except TransientError:
+                failed += 1
+                if failed >= _TRIES:
+                    raise
+                await asyncio.sleep(_PAUSE * 2**failed)
+            finally:
+                close = getattr(buffers, "close", None)
+                if close is not None:
+                    with contextlib.suppress(Exception):  # what was read is good all the same
+                        await self._in_thread(close)
+
+    def _too_short(self, position: int) -> IntegrityError:
+        return IntegrityError(
+            f"{self.file.path} ends after {position} of {self.file.size} bytes",
+            hint="`mm verify --repair` mends it",
+        )
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.pool, work)
+        except FileNotFoundError as error:
+            raise NotFoundError(
+                f"{self.file.path} is not where the registry says",
+                hint="`mm verify --repair` mends it",
+            ) from error
+
+
+_BINARY = getattr(os, "O_BINARY", 0)
+
+
+def _reader(file: int, count: int, start: int) -> Callable[[], bytes]:
+    if hasattr(os, "pread"):
+        return lambda: os.pread(file, count, start)
+
+    def seek_and_read() -> bytes:
+        os.lseek(file, start, os.SEEK_SET)
+        return os.read(file, count)
+
+    return seek_and_read
+
+
+def _gather(buffers: Iterator[Buffer]) -> bytes:
+    """The next buffers, put together up to about `CHUNK`; copied, since they are reused."""
+    pieces: list[bytes] = []
+    total = 0
+    for buffer in buffers:
+        pieces.append(bytes(buffer))
+        total += len(pieces[-1])
+        if total >= CHUNK // 2:
+            break
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -1,0 +1,137 @@
+"""Running the hub: listening, stopping without cutting anybody off, starting over on SIGHUP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from mm_core import ASGIApp, ConfigError
+from mm_plugins.hub.config import HubConfig
+
+logger = logging.getLogger(__name__)
+
+Make = Callable[[], "tuple[ASGIApp, Callable[[], None]]"]
+"""Makes an application by the settings as they are now, and what closes it."""
+
+
+class Reloadable:
+    """An application that is exchanged while it runs: who is being answered stays with the old one.
+
+    `make` is called in the thread that exchanges it. Where it fails, the former
+    application stays.
+    """
+
+    def __init__(self, make: Make) -> None:
+        self._make = make
+        self._app, self._close = make()
+        self._lifespans: dict[int, contextlib.AsyncExitStack] = {}
+        self._running = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer with the application of the moment."""
+        await self._app(scope, receive, send)
+
+    def exchange(self) -> None:
+        """Make the application anew."""
+        try:
+            app, close = self._make()
+        except Exception as error:  # noqa: BLE001  # a slip in mm.yaml must not stop a server
+            logger.error("mm.yaml was not taken: %s", error)  # noqa: TRY400
+            return
+        self._app, former = app, self._close
+        self._close = close
+        logger.warning("mm.yaml was read again")
+        # Running answers read from the former application's backends: they end first.
+        asyncio.get_running_loop().call_later(3600.0, former)
+
+    def close(self) -> None:
+        """Close what is current."""
+        self._close()
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with the port that it got told to whoever started it, and SIGHUP."""
+
+    def __init__(self, config: uvicorn.Config, app: Reloadable) -> None:
+        super().__init__(config)
+        self._reloadable = app
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on SIGINT and SIGTERM, which then count as an end like any; read again on SIGHUP."""
+        loop = asyncio.get_running_loop()
+
+        def again(_signum: int, _frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(self._reloadable.exchange)
+
+        ours: dict[int, Any] = {signal.SIGINT: self.handle_exit, signal.SIGTERM: self.handle_exit}
+        if hasattr(signal, "SIGHUP"):
+            ours[signal.SIGHUP] = again
+        former = {number: signal.signal(number, handler) for number, handler in ours.items()}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+
+def listen(config: HubConfig) -> socket.socket:
+    """The socket that is listened on. `ConfigError` where that cannot be had."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((config.host, config.port))
+    except (OSError, OverflowError) as error:
+        sock.close()
+        raise ConfigError(
+            f"cannot listen on {config.host} port {config.port}: {error}",
+            hint="choose another with --host and --port; --port 0 takes any that is free",
+        ) from error
+    sock.listen(2048)
+    sock.set_inheritable(True)
+    return sock
+
+
+def url_of(config: HubConfig, sock: socket.socket) -> str:
+    """What the hub is called by: what the settings say, else where it listens."""
+    if config.url:
+        return config.url
+    host, port = sock.getsockname()[:2]
+    scheme = "https" if config.tls_certificate else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def run(app: Reloadable, config: HubConfig, sock: socket.socket) -> None:
+    """Answer until a signal; then let the running answers end, for `drain` seconds at most."""
+    settings = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        loop="asyncio",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        proxy_headers=bool(config.trusted_proxies),
+        forwarded_allow_ips=config.trusted_proxies or None,
+        ssl_certfile=config.tls_certificate,
+        ssl_keyfile=config.tls_key,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=max(1, round(config.drain)),
+        h11_max_incomplete_event_size=64 << 10,
+    )
+    server = Server(settings, app)
+    try:
+        server.run(sockets=[sock])
+    finally:
+        app.close()
