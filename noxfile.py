@@ -212,7 +212,7 @@ def loaders(session: nox.Session) -> None:
     the CPU, and ModelScope's client, which downloads from the server of its tests.
     """
     session.install("-e", ".[dev]", "transformers", "torch")
-    names = ("hfcache_street", "sources_modelscope")
+    names = ("hfcache_street", "hub_clients", "sources_modelscope")
     tests = (f"tests/integration/test_{name}.py" for name in names)
     session.run("pytest", *tests, *session.posargs, env={"MM_LOADERS": "1"})
 

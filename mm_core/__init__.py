@@ -21,6 +21,7 @@ _EXPORTS = {
     "mm_core.sink": ("Buffer", "NamingSink", "ResumableSink", "Sink", "Upload"),
     "mm_core.stored": ("StoredSource",),
     "mm_core.executor": ("Ended", "Executor", "Job"),
+    "mm_core.cli.base": ("cli_command", "cli_group"),
     "mm_core.service": ("ASGIApp", "Service"),
     "mm_core.main": ("make_app", "service_of"),
     "mm_core.transfer.stop": ("Stop",),
@@ -115,6 +116,8 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from mm_core.cli.base import cli_command as cli_command
+    from mm_core.cli.base import cli_group as cli_group
     from mm_core.config import Settings as Settings
     from mm_core.config import load_settings as load_settings
     from mm_core.config.sections import Names as Names

@@ -95,7 +95,7 @@ class Content:
 
     def each(self, look: Callable[[ContentFile], T]) -> list[T]:
         """What `look` makes of each file, in order; several at once. The first error ends it."""
-        from mm_core.transfer.pool import run_parallel
+        from mm_core.parallel import run_parallel
 
         return run_parallel(look, self.files, jobs=self._jobs, cancelled=threading.Event())
 

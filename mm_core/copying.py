@@ -12,6 +12,7 @@ from mm_core.comparing import compare
 from mm_core.copies import CopiedAlias, CopiedVersion, Copies, CopyWishes, Outcome
 from mm_core.exceptions import CancelledError, ConflictError, MMError, UsageError
 from mm_core.names import fold
+from mm_core.parallel import run_parallel
 from mm_core.place import Place
 from mm_core.registry import ModelRegistry
 from mm_core.registry.entries import entry_of, read_manifest
@@ -22,7 +23,6 @@ from mm_core.signatures.shelf import all_kept, name_of
 from mm_core.sink import read_bytes
 from mm_core.stored import COPIED_FROM, StoredSource
 from mm_core.street import Street
-from mm_core.transfer.pool import run_parallel
 from mm_core.transfer.stop import Stop
 
 SMALL = 16 << 20

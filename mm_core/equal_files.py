@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mm_core.exceptions import IntegrityError, NotFoundError
+from mm_core.parallel import run_parallel
 from mm_core.registry import ModelRegistry
 from mm_core.schemas import Action, ModelStatus, Plan, PlannedFile, StoredFile
-from mm_core.transfer.pool import run_parallel
 
 SIBLINGS = 3
 """How many of a model's newest versions are searched for equal files of any size."""

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 from mm_core.exceptions import CancelledError, SourceChangedError
 from mm_core.names import check_path
+from mm_core.parallel import run_parallel
 from mm_core.schemas import RemoteFile, Request, Snapshot, StoredObject, content_version
 from mm_core.sink import Buffer, Sink
 from mm_core.source import Source
 from mm_core.transfer.hashing import Check
-from mm_core.transfer.pool import run_parallel
 
 
 class StandingSource(Source):

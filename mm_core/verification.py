@@ -9,12 +9,12 @@ from typing import Any
 
 from mm_core.exceptions import CancelledError, IntegrityError, NotFoundError
 from mm_core.names import version_prefix
+from mm_core.parallel import run_parallel
 from mm_core.registry import ModelRegistry
 from mm_core.schemas import Manifest, ModelEntry, RemoteFile, StoredFile
 from mm_core.sink import Sink
 from mm_core.tally import Tally, Tell, say_nothing
 from mm_core.transfer.hashing import Check
-from mm_core.transfer.pool import run_parallel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

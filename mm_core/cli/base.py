@@ -100,6 +100,13 @@ def group(name: str, *, examples: str) -> Callable[[Callable[..., Any]], Group]:
     return click.group(name, cls=Group, examples=examples)
 
 
+cli_command = command
+"""`command`, as plugins know it."""
+
+cli_group = group
+"""`group`, as plugins know it."""
+
+
 def transfer_options(function: F) -> F:
     """Give a command that moves bytes the options that say how many at once, and how fast."""
     options = (

@@ -15,6 +15,7 @@ from mm_core.collecting.plan import DeadClaim, GcPlan, Leftover, Strays, Sweep
 from mm_core.collecting.retention import Retention, Retired
 from mm_core.collecting.sweeping import sweep
 from mm_core.exceptions import ConflictError, NotFoundError
+from mm_core.parallel import run_parallel
 from mm_core.registry import ModelRegistry
 from mm_core.registry.claims import is_silent, steady_seconds
 from mm_core.registry.layout import claim_key
@@ -24,7 +25,6 @@ from mm_core.schemas import StoredObject
 from mm_core.signatures.shelf import manifest_of_key
 from mm_core.sink import ResumableSink
 from mm_core.tally import Tell, say_nothing
-from mm_core.transfer.pool import run_parallel
 from mm_core.upkeep.unfinished import refuse_unfinished_repair
 
 AT_ONCE = 8

@@ -16,6 +16,7 @@ from mm_core.exceptions import (
     TransientError,
     UploadLostError,
 )
+from mm_core.parallel import run_parallel
 from mm_core.redaction import redact
 from mm_core.schemas import Action, Plan, PlannedFile, RemoteFile, StoredFile, TransferEvent
 from mm_core.sink import Buffer, ResumableSink, Sink, Upload
@@ -24,7 +25,6 @@ from mm_core.transfer.buffers import Buffers
 from mm_core.transfer.connections import Connections
 from mm_core.transfer.hashing import Check, MismatchError
 from mm_core.transfer.parts import PROGRESS_EVERY, Means, PartedFile
-from mm_core.transfer.pool import run_parallel
 from mm_core.transfer.rate import RateLimit
 from mm_core.transfer.retry import RetryPolicy, SteadyReader, pause
 from mm_core.transfer.writers import Writers

@@ -19,13 +19,13 @@ from mm_core.exceptions import (
     TransientError,
     UploadLostError,
 )
+from mm_core.parallel import GRACE
 from mm_core.schemas import RemoteFile
 from mm_core.sink import Upload
 from mm_core.source import Source
 from mm_core.transfer.buffers import Buffers
 from mm_core.transfer.connections import Connections
 from mm_core.transfer.hashing import Check
-from mm_core.transfer.pool import GRACE
 from mm_core.transfer.rate import RateLimit
 from mm_core.transfer.retry import OnRetry, RetryPolicy, SteadyRange, pause
 from mm_core.transfer.writers import Writers

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from mm_core.exceptions import IntegrityError, NotFoundError, TransientError
+from mm_core.parallel import run_parallel
 from mm_core.registry.deadline import Deadline
 from mm_core.registry.layout import create_once
 from mm_core.schemas import StoredObject, sha256_hex
 from mm_core.sink import Sink, read_if_exists
 from mm_core.tally import Tally
-from mm_core.transfer.pool import run_parallel
 
 T = TypeVar("T")
 R = TypeVar("R")

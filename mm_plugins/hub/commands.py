@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import sys
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mm_core import MissingExtraError, UsageError
+from mm_core import MissingExtraError, UsageError, cli_command, cli_group
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,30 +18,31 @@ if TYPE_CHECKING:
     from mm_plugins.hub.config import HubConfig
     from mm_plugins.hub.tokens import Token, TokenBook
 
-_SERVE = """\b
-Examples:
-  mm serve
-  mm serve --backend lake --port 8000
-  mm serve --host 0.0.0.0 --tls-certificate hub.pem --tls-key hub.key
-  HF_ENDPOINT=http://127.0.0.1:8080 hf download org/name
+_SERVE = """
+mm serve
+mm serve --backend lake --port 8000
+mm serve --host 0.0.0.0 --tls-certificate hub.pem --tls-key hub.key
 """
-_TOKENS = """\b
-Examples:
-  mm token create ci --scope read
-  mm token create alice --scope write --model 'team-a/*' --expires 90d
-  mm token list
-  mm token revoke 0a1b2c3d4e5f
+_TOKENS = """
+mm token create ci --scope read
+mm token create alice --scope write --model 'team-a/*' --expires 90d
+mm token list
+mm token revoke 0a1b2c3d4e5f
 """
-_CREATE = """\b
-Examples:
-  mm token create ci
-  mm token create release --scope admin --model 'org/*' --expires 30d --json
+_CREATE = """
+mm token create ci
+mm token create release --scope admin --model 'org/*' --expires 30d --json
 """
-_LIST = "\b\nExamples:\n  mm token list\n  mm token list --json\n"
-_REVOKE = "\b\nExamples:\n  mm token revoke 0a1b2c3d4e5f\n"
+_LIST = """
+mm token list
+mm token list --json
+"""
+_REVOKE = """
+mm token revoke 0a1b2c3d4e5f
+"""
 
 
-@click.command("serve", epilog=_SERVE)
+@cli_command("serve", examples=_SERVE)
 @click.option("--host", metavar="ADDRESS", help="Listen here; 127.0.0.1 if not given.")
 @click.option("--port", type=click.IntRange(0, 65535), metavar="N", help="8080 if not given.")
 @click.option("--tls-certificate", metavar="FILE", help="Speak TLS, with this certificate.")
@@ -83,16 +85,16 @@ def serve(state: Any, /, **flags: Any) -> None:
         human=[f"Serving at {url}", f"Use it: HF_ENDPOINT={url} hf download ORG/NAME"],
         quiet=[url],
     )
-    click.get_text_stream("stdout").flush()
+    sys.stdout.flush()
     run(app, config, sock)
 
 
-@click.group("token", epilog=_TOKENS)
+@cli_group("token", examples=_TOKENS)
 def token() -> None:
     """Say who may use `mm serve`, by tokens that are kept beside the registry."""
 
 
-@token.command("create", epilog=_CREATE)
+@token.command("create", examples=_CREATE)
 @click.argument("name")
 @click.option(
     "--scope",
@@ -105,7 +107,9 @@ def token() -> None:
 )
 @click.option("--expires", metavar="AGE", help="When it ends, such as 90d. Never if not given.")
 @click.pass_obj
-def create(state: Any, name: str, scope: str, models: tuple[str, ...], expires: str | None) -> None:
+def create(
+    state: Any, /, name: str, scope: str, models: tuple[str, ...], expires: str | None
+) -> None:
     """Make a token called NAME, and print it this once."""
     end = None if expires is None else _moment(expires)
     with state.registry() as registry:
@@ -117,9 +121,9 @@ def create(state: Any, name: str, scope: str, models: tuple[str, ...], expires: 
     )
 
 
-@token.command("list", epilog=_LIST)
+@token.command("list", examples=_LIST)
 @click.pass_obj
-def list_(state: Any) -> None:
+def list_(state: Any, /) -> None:
     """List the tokens. What they are is not kept, only a hash of it."""
     with state.registry() as registry:
         found = sorted(_book(registry).all(), key=lambda one: one.created)
@@ -132,10 +136,10 @@ def list_(state: Any) -> None:
     )
 
 
-@token.command("revoke", epilog=_REVOKE)
+@token.command("revoke", examples=_REVOKE)
 @click.argument("token_id")
 @click.pass_obj
-def revoke(state: Any, token_id: str) -> None:
+def revoke(state: Any, /, token_id: str) -> None:
     """Make a token worthless. Servers notice within `serve.token_refresh` seconds."""
     with state.registry() as registry:
         gone = _book(registry).revoke(token_id)
