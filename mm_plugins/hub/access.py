@@ -76,14 +76,6 @@ class Caller:
             return True
         return self.sees(model_id) and not _matches(model_id, self.config.gated)
 
-    def writes(self, model_id: str) -> bool:
-        """Whether they may upload to a model."""
-        return self.token is not None and self.token.allows("write", model_id)
-
-    def administers(self, model_id: str) -> bool:
-        """Whether they may start pulls, move aliases and remove versions of a model."""
-        return self.token is not None and self.token.allows("admin", model_id)
-
     def is_gated(self, model_id: str) -> bool:
         """Whether the files of a model are for some only."""
         return _matches(model_id, self.config.gated)

@@ -47,7 +47,6 @@ mm token revoke 0a1b2c3d4e5f
 @click.option("--port", type=click.IntRange(0, 65535), metavar="N", help="8080 if not given.")
 @click.option("--tls-certificate", metavar="FILE", help="Speak TLS, with this certificate.")
 @click.option("--tls-key", metavar="FILE", help="The key of that certificate.")
-@click.option("--writable/--read-only", default=None, help="Take uploads of those who may.")
 @click.option("--anonymous-read/--tokens-only", default=None, help="Let anybody read, or nobody.")
 @click.pass_obj
 def serve(state: Any, /, **flags: Any) -> None:

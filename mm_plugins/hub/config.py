@@ -6,9 +6,9 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
-from mm_core import Names, PluginConfig, Seconds, Size
+from mm_core import Names, PluginConfig, Seconds
 
 
 def _address(names: list[str]) -> list[str]:
@@ -21,35 +21,6 @@ def _origin(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise ValueError("it should begin with https:// or http://")
     return text.rstrip("/")
-
-
-class PullThrough(BaseModel):
-    """What is fetched from upstream when somebody asks for it and it is not there."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    source: str = Field(
-        default="hf://{id}",
-        description="Where a model is fetched from, with {id} in the place of its id",
-    )
-    models: Names = Field(
-        default_factory=lambda: ["*"], description="Globs of the models that may be fetched"
-    )
-    include: Names = Field(default_factory=list, description="Globs of files to take")
-    exclude: Names = Field(default_factory=list, description="Globs of files to leave out")
-    moving: Seconds = Field(
-        default=300.0,
-        ge=0,
-        description="Seconds for which the commit of an upstream branch is taken as known",
-    )
-    window: Size = Field(
-        default=64 << 20, ge=8 << 20, description="Bytes of a file kept for those who read along"
-    )
-    patience: Seconds = Field(
-        default=5.0,
-        ge=0,
-        description="Seconds that a fetch waits for a slow client that reads along",
-    )
 
 
 class HubConfig(PluginConfig):
@@ -73,16 +44,6 @@ class HubConfig(PluginConfig):
     gated: Names = Field(
         default_factory=list,
         description="Globs of models that all see, and whose files only fitting tokens read",
-    )
-    writable: bool = Field(
-        default=False, description="Whether tokens with the scope write may upload"
-    )
-    redirect: bool = Field(
-        default=False,
-        description="Send clients to the store with a signed URL, where it can make one",
-    )
-    pull_through: PullThrough | None = Field(
-        default=None, description="Fetch what is missing from upstream; absent: never"
     )
     refresh: Seconds = Field(
         default=1.0,

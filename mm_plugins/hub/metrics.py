@@ -32,9 +32,6 @@ class Metrics:
         self._in_flight = client.Gauge(
             "mm_hub_requests_in_flight", "Requests that are being answered", **add
         )
-        self._pulls = client.Counter(
-            "mm_hub_pulls_total", "Pulls from upstream that this process began", ["end"], **add
-        )
 
     @property
     def is_on(self) -> bool:
@@ -48,11 +45,6 @@ class Metrics:
         self._requests.labels(route, method, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
         self._bytes.labels(route).inc(sent)
-
-    def note_pull(self, end: str) -> None:
-        """A pull from upstream ended: ``stored``, ``refused`` or ``failed``."""
-        if self._registry is not None:
-            self._pulls.labels(end).inc()
 
     @contextlib.contextmanager
     def in_flight(self) -> Iterator[None]:

@@ -9,6 +9,8 @@ import resource
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -135,8 +137,13 @@ def test_interrupt_ends_with_130_and_can_go_on(hub, local):
     process = start("pull", "hf://org/name", "--to", local, "--no-progress")
     for line in process.stderr:
         if "etrying" in line:
-            process.send_signal(signal.SIGINT)
             break
+    deadline = time.monotonic() + 30
+    others = {name for name in FILES if name != "part-3.bin"}
+    while others.isdisjoint(path.name for path in Path(local).glob("models/**/*")):
+        assert time.monotonic() < deadline, "no other file was stored"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     assert "Traceback" not in err
