@@ -1,4 +1,4 @@
-"""Do a few things at once, stop all at the first failure, and never hang at the end."""
+"""Do a few things at once, in threads that nobody has to wait for at the end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from mm_core.exceptions import CancelledError, UsageError
 
@@ -18,6 +18,7 @@ GRACE = 1.0
 """Seconds that running work has to clean up after it was told to stop."""
 
 _POLL = 0.1
+_MOST = 64
 
 
 def run_parallel(
@@ -32,58 +33,130 @@ def run_parallel(
     """
     if jobs < 1:
         raise UsageError(f"jobs must be 1 or more, not {jobs}")
-    todo: queue.SimpleQueue[int] = queue.SimpleQueue()
-    done: queue.SimpleQueue[tuple[int, R | None, BaseException | None]] = queue.SimpleQueue()
-    for index in range(len(items)):
-        todo.put(index)
 
-    def worker() -> None:
-        while True:
-            try:
-                index = todo.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                if cancelled.is_set():
-                    raise CancelledError("stopped")  # one way to report
-                done.put((index, work(items[index]), None))
-            except BaseException as error:  # noqa: BLE001  # handed to the caller's thread
-                cancelled.set()
-                done.put((index, None, error))
+    def stoppable(item: T) -> R:
+        try:
+            if cancelled.is_set():
+                raise CancelledError("stopped")  # one way to report
+            return work(item)
+        except BaseException:
+            cancelled.set()
+            raise
 
-    threads = [
-        threading.Thread(
-            target=contextvars.copy_context().run, args=(worker,), name="mm-transfer", daemon=True
-        )
-        for _ in range(min(jobs, len(items)))
-    ]
-    results: dict[int, R | None] = {}
-    failure: BaseException | None = None
-    stopping: float | None = None
+    crew = _Crew(stoppable, items, count=jobs, name="mm-transfer")
     try:
-        for thread in threads:
-            thread.start()
-        while len(results) < len(items):
-            try:
-                index, result, error = done.get(timeout=_POLL)
-            except queue.Empty:
-                if not cancelled.is_set():
-                    continue
-                stopping = stopping or time.monotonic()
-                if time.monotonic() - stopping < GRACE:
-                    continue
-                failure = failure or CancelledError("stopped")
-                break
-            results[index] = result
-            if error is not None and (failure is None or isinstance(failure, CancelledError)):
-                failure = error
+        crew.start()
+        failure = _first_failure(crew, cancelled)
     except BaseException:
         cancelled.set()
-        deadline = time.monotonic() + GRACE
-        for thread in threads:
-            if thread.is_alive():
-                thread.join(max(0.0, deadline - time.monotonic()))
+        crew.join(GRACE)
         raise
     if failure is not None:
         raise failure
-    return [results[index] for index in range(len(items))]  # type: ignore[misc]
+    return crew.results()
+
+
+def at_once(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """``[work(item) for item in items]``, each in a thread of its own, up to 64 at a time.
+
+    The first failure is raised as soon as it is known. The threads are daemons:
+    one that is stuck in a read keeps neither an interrupt nor the end of the
+    process waiting.
+    """
+    if len(items) <= 1:
+        return [work(item) for item in items]
+    crew = _Crew(work, items, count=_MOST, name="mm-log")
+    crew.start()
+    while not crew.is_done:
+        error = crew.take()
+        if error is not None:
+            crew.begin_nothing_more()
+            raise error
+    return crew.results()
+
+
+def _first_failure(crew: _Crew[T, R], cancelled: threading.Event) -> BaseException | None:
+    """Wait for all, or after a stop for as long as `GRACE`; what went wrong first, if anything."""
+    failure: BaseException | None = None
+    stopping: float | None = None
+    while not crew.is_done:
+        try:
+            error = crew.take(timeout=_POLL)
+        except queue.Empty:
+            if not cancelled.is_set():
+                continue
+            stopping = stopping or time.monotonic()
+            if time.monotonic() - stopping < GRACE:
+                continue
+            return failure or CancelledError("stopped")
+        if error is not None and (failure is None or isinstance(failure, CancelledError)):
+            failure = error
+    return failure
+
+
+class _Crew(Generic[T, R]):
+    """Daemon threads that work off items, in the context of whoever made them."""
+
+    def __init__(
+        self, work: Callable[[T], R], items: Sequence[T], *, count: int, name: str
+    ) -> None:
+        self._work = work
+        self._items = items
+        self._todo: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[int, list[R], BaseException | None]]
+        self._done = queue.SimpleQueue()
+        self._taken: dict[int, list[R]] = {}
+        for index in range(len(items)):
+            self._todo.put(index)
+        self._threads = [
+            threading.Thread(
+                target=contextvars.copy_context().run, args=(self._run,), name=name, daemon=True
+            )
+            for _ in range(min(count, len(items)))
+        ]
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is known of each item how it ended."""
+        return len(self._taken) == len(self._items)
+
+    def take(self, timeout: float | None = None) -> BaseException | None:
+        """Hear how one more item ended: with an error, or None. `queue.Empty` after `timeout`."""
+        index, result, error = self._done.get(timeout=timeout)
+        self._taken[index] = result
+        return error
+
+    def results(self) -> list[R]:
+        """What came of each item; all ended well."""
+        return [self._taken[index][0] for index in range(len(self._items))]
+
+    def begin_nothing_more(self) -> None:
+        """Leave what nobody has begun."""
+        while True:
+            try:
+                self._todo.get_nowait()
+            except queue.Empty:
+                return
+
+    def join(self, seconds: float) -> None:
+        """Give those that run so many seconds to end."""
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _run(self) -> None:
+        while True:
+            try:
+                index = self._todo.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                self._done.put((index, [self._work(self._items[index])], None))
+            except BaseException as error:  # noqa: BLE001  # raised in the caller's thread
+                self._done.put((index, [], error))

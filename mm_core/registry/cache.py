@@ -23,12 +23,12 @@ from typing import Any, TypeVar
 
 from mm_core.exceptions import IntegrityError, OfflineError
 from mm_core.names import fold
+from mm_core.parallel import at_once
 from mm_core.registry.chain import CommitRecord, Patience, read_commits
 from mm_core.registry.layout import FORMAT_KEY, log_key, parse_format
 from mm_core.registry.log import Log
 from mm_core.registry.memory import Seen
 from mm_core.registry.operations import replay
-from mm_core.registry.parallel import at_once
 from mm_core.registry.rows import SCHEMA, Position, Rows
 from mm_core.registry.state import State
 from mm_core.schemas import sha256_hex

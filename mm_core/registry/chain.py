@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mm_core.exceptions import IntegrityError
+from mm_core.parallel import at_once
 from mm_core.registry.deadline import Deadline
 from mm_core.registry.layout import log_key
-from mm_core.registry.parallel import at_once
 from mm_core.registry.seal import CHECK, is_broken, read_twice
 from mm_core.registry.signing import Trust
 from mm_core.schemas import sha256_hex

@@ -16,6 +16,7 @@ from typing import Any
 
 from mm_core.exceptions import NotFoundError
 from mm_core.names import fold
+from mm_core.parallel import at_once
 from mm_core.registry.chain import (
     CommitRecord,
     Patience,
@@ -27,7 +28,6 @@ from mm_core.registry.chain import (
     stands_in,
 )
 from mm_core.registry.operations import operation
-from mm_core.registry.parallel import at_once
 from mm_core.registry.signing import Trust
 from mm_core.registry.state import Operation, Row, State, is_available
 from mm_core.schemas import parse_rfc3339, sha256_hex

@@ -311,13 +311,17 @@ class Log:
             return self._open(self._patience, _nothing_seen, None)
 
     def _follow(self, state: State, patience: Patience) -> State:
-        records = []
+        records, may_leap = [], True
         found = read_with_bytes(self.sink, state.seq, state.head, patience, self.trust)
         for record, data in found:
             self._recent.note(record.seq, data)
             records.append(record)
-            if len(records) > _FAR_BEHIND:
-                return self._open(patience, lambda _: Seen(state.seq, state.head), self.trust)
+            if may_leap and len(records) > _FAR_BEHIND:
+                try:
+                    return self._open(patience, lambda _: Seen(state.seq, state.head), self.trust)
+                except IntegrityError:
+                    # Damage of what lies behind us: step by step nobody needs that.
+                    may_leap = False
         if records:
             self._sure = time.monotonic()  # the first of them names the last that was seen
             return replay(state, records)

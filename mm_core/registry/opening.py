@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from mm_core.exceptions import IntegrityError
+from mm_core.parallel import at_once
 from mm_core.registry.chain import (
     CommitRecord,
     Patience,
@@ -35,7 +36,6 @@ from mm_core.registry.layout import (
 from mm_core.registry.memory import Seen, rewritten, went_back
 from mm_core.registry.operations import replay
 from mm_core.registry.pack import Recent, unpack
-from mm_core.registry.parallel import at_once
 from mm_core.registry.signing import Trust
 from mm_core.registry.state import State
 from mm_core.schemas import sha256_hex

@@ -154,3 +154,19 @@ def test_an_operation_that_makes_no_sense_is_damage(sink, wrong):
         ModelRegistry(sink).list_models()
     repair(sink)
     assert [entry.model_id for entry in ModelRegistry(sink).list_models()] == ["m"]
+
+
+def test_old_damage_is_nothing_to_who_has_read_past_it(sink):
+    """Also where others have committed so much that a look at the checkpoint would be shorter."""
+    warm, others = ModelRegistry(sink), ModelRegistry(sink, writer="others")
+    for number in range(40):
+        warm.add_model(registered(f"org/old{number}", "1"))
+    for number in range(150):
+        others.add_model(registered(f"org/new{number}", "1"))
+    for key in [log_key(20), *(found.key for found in sink.list(".mm/snap/"))]:
+        sink.put(key, b"{")
+    sink.delete([found.key for found in sink.list(".mm/tail/")])
+    with pytest.raises(IntegrityError):
+        ModelRegistry(sink).refresh()
+    warm.add_model(registered("org/last", "1"))
+    assert len(warm.list_models()) == 191
