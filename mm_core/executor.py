@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from mm_core.lazy_config import LazyConfig
-
-if TYPE_CHECKING:
-    from mm_core.plugin_config import PluginConfig
+from mm_core.configured import Configured
 
 Job = Callable[[threading.Event], Any]
 """One piece of work: a value that can be pickled, called with the event that asks it to stop.
@@ -30,7 +27,7 @@ class Ended:
     error: BaseException | None = None
 
 
-class Executor(ABC):
+class Executor(Configured):
     """Where independent jobs run: in threads of this process, or on other machines.
 
     It knows nothing of models. One instance serves many threads at once, and any
@@ -39,16 +36,6 @@ class Executor(ABC):
 
     type: ClassVar[str]
     """The word for it in ``mm pull --executor``."""
-
-    if TYPE_CHECKING:
-
-        class Config(PluginConfig):
-            """The settings; override it to have some."""
-    else:
-        Config = LazyConfig("mm_core.plugin_config:PluginConfig")
-
-    def __init__(self, config: Any = None) -> None:
-        self.config: Any = self.Config() if config is None else config
 
     @abstractmethod
     def run(

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mm_core.lazy_config import LazyConfig
+from mm_core.configured import Configured
 from mm_core.schemas import Plan
 from mm_core.signatures.port import TrustedKeys
 
 if TYPE_CHECKING:
     from mm_core.content import Content
-    from mm_core.plugin_config import PluginConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +67,7 @@ class PolicyContext:
     now: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
 
-class Policy(ABC):
+class Policy(Configured):
     """One kind of rule about what may enter, such as ``formats`` or ``licenses``.
 
     A set of them stands under ``policies`` in ``mm.yaml``: each key of a set is
@@ -82,21 +80,8 @@ class Policy(ABC):
     that it raises stops the pull as well: a policy that cannot tell has failed.
     """
 
-    type: ClassVar[str]
-    """The word for it in ``mm.yaml``."""
-
     reads_content: ClassVar[bool] = False
     """Whether `check_content` is to be asked."""
-
-    if TYPE_CHECKING:
-
-        class Config(PluginConfig):
-            """The settings; override it to have some."""
-    else:
-        Config = LazyConfig("mm_core.plugin_config:PluginConfig")
-
-    def __init__(self, config: Any = None) -> None:
-        self.config: Any = self.Config() if config is None else config
 
     def check_plan(self, plan: Plan, context: PolicyContext) -> Iterable[Finding]:
         """What is wrong with a plan, as far as names, sizes and facts tell. Reads no content."""

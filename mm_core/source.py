@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
-from mm_core.lazy_config import LazyConfig
+from mm_core.configured import Configured
 from mm_core.schemas import RemoteFile, Request, Snapshot
 from mm_core.sink import Buffer, Sink
-
-if TYPE_CHECKING:
-    from mm_core.plugin_config import PluginConfig
 
 
 class RangeReader(Protocol):
@@ -43,7 +40,7 @@ class Backends(Protocol):
         """
 
 
-class Source(ABC):
+class Source(Configured):
     """Where models come from.
 
     One instance serves many threads at once. A source knows how to describe and
@@ -55,24 +52,11 @@ class Source(ABC):
     an iterator is being consumed. No error message holds a secret.
     """
 
-    type: ClassVar[str]
-    """The word for it in ``mm.yaml``."""
-
     schemes: ClassVar[tuple[str, ...]] = ()
     """The URL schemes it answers, such as ``("hf",)``."""
 
     needs_network: ClassVar[bool] = True
     """Whether it asks other machines: then it is refused while ``offline`` is set."""
-
-    if TYPE_CHECKING:
-
-        class Config(PluginConfig):
-            """The settings; override it to have some."""
-    else:
-        Config = LazyConfig("mm_core.plugin_config:PluginConfig")
-
-    def __init__(self, config: Any = None) -> None:
-        self.config: Any = self.Config() if config is None else config
 
     @classmethod
     def answers(cls, url: str) -> bool:
