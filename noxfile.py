@@ -66,7 +66,9 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Strict static types on both packages."""
-    session.install("-e", ".[all]", "mypy>=1.13", "types-PyYAML>=6.0", "pytest>=8.3")
+    session.install(
+        "-e", ".[all]", "mypy>=1.13", "types-PyYAML>=6.0", "types-cachetools>=5.3", "pytest>=8.3"
+    )
     session.run("mypy")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mm_core.config import Settings
     from mm_core.manager import ModelManager
     from mm_core.service import ASGIApp, Service
 
@@ -23,10 +22,9 @@ def service_of(manager: ModelManager) -> Service:
     """
     from mm_core.config import build_config
 
-    settings: Settings = manager.settings
-    values = dict(settings.serve)
-    kind = manager.plugins.service_type(values.pop("type", "hub"))
-    return kind(build_config(kind.Config, values, ("serve",), settings))
+    wanted = manager.settings.serve
+    kind = manager.plugins.service_type(wanted.type)
+    return kind(build_config(kind.Config, wanted.values, "serve", manager.settings))
 
 
 def make_app(manager: ModelManager | None = None) -> ASGIApp:

@@ -92,7 +92,7 @@ class LazyGroup(click.Group):
             command: click.Command = getattr(importlib.import_module(module), attribute)
             return command
         if cmd_name in OFFERED and self._given is None:
-            return _commands_of_plugins().get(cmd_name)
+            return self._offered.get(cmd_name)
         return self._strangers.get(cmd_name)
 
     def resolve_command(
@@ -132,7 +132,11 @@ class LazyGroup(click.Group):
     def _strangers(self) -> dict[str, click.Command]:
         if self._given is not None:
             return {command.name or "": taught(command) for command in self._given}
-        return _commands_of_plugins() if _has_strangers() else {}
+        return self._offered if _has_strangers() else {}
+
+    @cached_property
+    def _offered(self) -> dict[str, click.Command]:
+        return _commands_of_plugins()
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mm_core.config.origins import dotted
 from mm_core.config.problems import did_you_mean
-from mm_core.config.sections import Document
+from mm_core.config.sections import DEFAULT_SERVICE, Document
 from mm_core.config.settings import Settings, build_config, is_address
 from mm_core.exceptions import ConfigError, MMError
 
@@ -96,7 +96,6 @@ def validate(settings: Settings, plugins: Plugins) -> list[str]:
     return [
         *_plugin_problems(settings, plugins),
         *_policy_problems(settings, plugins),
-        *_service_problems(settings, plugins),
         *_name_problems(settings),
     ]
 
@@ -130,12 +129,12 @@ def json_schema(plugins: Plugins) -> dict[str, Any]:
 
 
 def _plugin_problems(settings: Settings, plugins: Plugins) -> Iterator[str]:
-    for section, entries, find in (
-        ("backends", settings.backends, plugins.sink_type),
-        ("sources", settings.sources, plugins.source_type),
+    for find, entries in (
+        (plugins.sink_type, {f"backends.{name}": e for name, e in settings.backends.items()}),
+        (plugins.source_type, {f"sources.{name}": e for name, e in settings.sources.items()}),
+        (plugins.service_type, {"serve": settings.serve} if settings.serve.values else {}),
     ):
-        for name, entry in entries.items():
-            where = f"{section}.{name}"
+        for where, entry in entries.items():
             try:
                 build_config(find(entry.type).Config, entry.values, where, settings)
             except MMError as error:
@@ -154,20 +153,6 @@ def _policy_problems(settings: Settings, plugins: Plugins) -> Iterator[str]:
                 yield from str(error).split("\n")
             except MMError as error:
                 yield f"{settings.origin_near(path)}: {dotted(path)}: {error}"
-
-
-def _service_problems(settings: Settings, plugins: Plugins) -> Iterator[str]:
-    if not settings.serve:
-        return
-    values = dict(settings.serve)
-    try:
-        build_config(
-            plugins.service_type(values.pop("type", "hub")).Config, values, ("serve",), settings
-        )
-    except ConfigError as error:
-        yield from str(error).split("\n")
-    except MMError as error:
-        yield f"{settings.origin_near(('serve',))}: serve: {error}"
 
 
 def _name_problems(settings: Settings) -> Iterator[str]:
@@ -205,7 +190,7 @@ def _add_services(schema: dict[str, Any], plugins: Plugins) -> None:
     for name, found in sorted(plugins.services().items()):
         key = f"serve.{name}"
         definitions[key] = _entry_schema(found.Config.model_json_schema(), name, key)
-        if name == "hub":  # what is meant where no type is named
+        if name == DEFAULT_SERVICE:  # what no type at all means
             definitions[key]["required"].remove("type")
         definitions.update(_inner_definitions(definitions[key]))
         kinds.append({"$ref": f"#/$defs/{key}"})

@@ -218,12 +218,16 @@ class SigningSection(Section):
     )
 
 
+DEFAULT_SERVICE = "hub"
+"""What is served where ``serve.type`` names nothing."""
+
+
 class ServeSection(BaseModel):
     """The service that `mm serve` runs: its type, and the settings of that type."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    type: str = Field(default="hub", description="The kind, as a plugin calls it")
+    type: str = Field(default=DEFAULT_SERVICE, description="The kind, as a plugin calls it")
 
 
 ModelId = Annotated[str, AfterValidator(check_model_id)]

@@ -17,7 +17,13 @@ from mm_core.config.interpolation import interpolate, references
 from mm_core.config.origins import KeyPath, Layer, Origin, dotted
 from mm_core.config.problems import config_error, did_you_mean
 from mm_core.config.recipe import Recipe, follow, write_down
-from mm_core.config.sections import BUILT_IN_POLICIES, Defaults, Document, PolicySet
+from mm_core.config.sections import (
+    BUILT_IN_POLICIES,
+    DEFAULT_SERVICE,
+    Defaults,
+    Document,
+    PolicySet,
+)
 from mm_core.exceptions import ConfigError, PluginError
 from mm_core.redaction import MASK, is_secret_name, redact
 
@@ -42,6 +48,14 @@ class SourceSettings:
     values: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSettings:
+    """The service to run: its `type`, and the `values` for the ``Config`` of that type."""
+
+    type: str = DEFAULT_SERVICE
+    values: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """All that was configured. Made by `load_settings`, or by hand in tests.
@@ -61,7 +75,7 @@ class Settings:
     retention: Mapping[str, Any] = field(default_factory=dict)
     registry: Mapping[str, Any] = field(default_factory=dict)
     signing: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    serve: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    serve: ServiceSettings = field(default_factory=ServiceSettings)
     files: tuple[Path, ...] = ()
     origins: Mapping[KeyPath, Origin] = field(default_factory=dict, repr=False)
     interpolated: frozenset[KeyPath] = frozenset()
@@ -127,7 +141,7 @@ class Settings:
             "retention": dict(self.retention),
             "registry": dict(self.registry),
             "signing": dict(self.signing),
-            "serve": dict(self.serve),
+            "serve": {"type": self.serve.type, **self.serve.values},
         }
 
 
@@ -236,7 +250,9 @@ def _checked(layer: Layer, files: tuple[Path, ...]) -> Settings:
         retention=document.retention.model_dump(exclude_unset=True),
         registry=_registry(layer, document.registry.model_dump(exclude_unset=True)),
         signing=_signing(layer, document.signing.model_dump(exclude_unset=True)),
-        serve=document.serve.model_dump(exclude_unset=True),
+        serve=ServiceSettings(
+            type=document.serve.type, values=dict(document.serve.model_extra or {})
+        ),
         files=files,
         origins=layer.origins,
     )

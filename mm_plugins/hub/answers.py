@@ -11,13 +11,14 @@ from typing import Any
 from starlette.responses import Response
 
 from mm_core import (
-    AlreadyExistsError,
     AuthError,
+    ConfigError,
     ConflictError,
-    InvalidNameError,
+    MissingExtraError,
     MMError,
     NotFoundError,
     OfflineError,
+    PluginError,
     PolicyError,
     TransientError,
     UsageError,
@@ -37,7 +38,6 @@ class ProblemError(Exception):
     code: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     hint: str | None = None
-    word: str | None = None
 
     def __str__(self) -> str:
         return self.message
@@ -69,17 +69,19 @@ def error_answer(problem: ProblemError) -> Response:
 def problem_of(error: MMError) -> ProblemError:
     """What an error of the library is to a client; it holds no secret."""
     message, hint = redact(error.message), redact(error.hint) if error.hint else None
-    status, headers = 500, {}
+    headers = {}
     match error:
         case NotFoundError():
             status = 404
-        case InvalidNameError() | UsageError():
+        case ConfigError() | PluginError() | MissingExtraError():
+            status = 500  # this hub is not set up right: nothing that a client asks differently
+        case UsageError():
             status = 400
         case PolicyError():
             status = 403
         case AuthError():
             status = 502  # ours were not good enough, not the client's
-        case ConflictError() | AlreadyExistsError():
+        case ConflictError():
             status = 409
         case OfflineError():
             status = 503
@@ -87,7 +89,7 @@ def problem_of(error: MMError) -> ProblemError:
             status, headers = 503, {"Retry-After": retry_after(error)}
         case _:
             status = 502  # the store's fault, or that of what stands in it
-    return ProblemError(status, message, headers=headers, hint=hint, word=error.code)
+    return ProblemError(status, message, headers=headers, hint=hint)
 
 
 def retry_after(error: TransientError) -> str:

@@ -25,6 +25,7 @@ _MOST_PARTS = 8
 def make_hub(manager: ModelManager, config: HubConfig) -> ASGIApp:
     """The application that serves what `manager` reaches, by `config`."""
     hub, metrics = Hub(manager, config), Metrics()
+    hub.sink  # noqa: B018  # a backend that cannot be is told now, not to the first client
     return Edge(_Door(hub, Front(hub, metrics)), metrics)
 
 

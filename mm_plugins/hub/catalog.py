@@ -6,10 +6,11 @@ import hashlib
 import re
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+
+from cachetools import LRUCache, TTLCache
 
 from mm_core import (
     InvalidNameError,
@@ -92,42 +93,6 @@ class Version:
         return {file.path: file for file in sorted(self.manifest.files, key=lambda f: f.path)}
 
 
-@dataclass
-class _Known:
-    """An answer, and until when it is taken as known."""
-
-    answer: object
-    until: float
-
-
-@dataclass
-class _Shelf:
-    """Answers by question, the least asked for thrown away first. Safe among threads."""
-
-    most: int
-    answers: OrderedDict[str, _Known] = field(default_factory=OrderedDict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def get(self, key: str) -> _Known | None:
-        with self.lock:
-            known = self.answers.get(key)
-            if known is None or known.until < time.monotonic():
-                return None
-            self.answers.move_to_end(key)
-            return known
-
-    def put(self, key: str, answer: object, seconds: float) -> None:
-        with self.lock:
-            self.answers[key] = _Known(answer, time.monotonic() + seconds)
-            self.answers.move_to_end(key)
-            while len(self.answers) > self.most:
-                self.answers.popitem(last=False)
-
-    def clear(self) -> None:
-        with self.lock:
-            self.answers.clear()
-
-
 class Catalog:
     """What is AVAILABLE in a registry, asked for again when it is `refresh` seconds old.
 
@@ -137,63 +102,55 @@ class Catalog:
     def __init__(self, registry: ModelRegistry, *, refresh: float) -> None:
         self.registry = registry
         self._refresh = refresh
-        self._models = _Shelf(_MOST_MODELS)
-        self._lists = _Shelf(1)
-        self._manifests = _Shelf(_MOST_FILE_LISTS)
+        self._models: TTLCache[str, Model | None] = TTLCache(_MOST_MODELS, ttl=refresh)
+        self._versions: LRUCache[str, Version] = LRUCache(_MOST_FILE_LISTS)
+        self._list: tuple[Model, ...] = ()
+        self._list_until = 0.0
+        self._lock = threading.Lock()
         self._listing = threading.Lock()
-
-    def forget(self) -> None:
-        """Ask the registry again: something has changed."""
-        self._models.clear()
-        self._lists.clear()
 
     def knows(self, model_id: str) -> bool:
         """Whether `model` would answer at once."""
-        return self._models.get(model_id) is not None
+        with self._lock:
+            return model_id in self._models
 
     def model(self, model_id: str) -> Model | None:
         """The model of this id; None if there is none that anybody could load."""
-        known = self._models.get(model_id)
-        if known is not None:
-            found = known.answer
-            assert found is None or isinstance(found, Model)
-            return found
+        with self._lock:
+            if model_id in self._models:
+                return self._models[model_id]
         model = self._ask(model_id)
-        self._models.put(model_id, model, self._refresh)
+        with self._lock:
+            self._models[model_id] = model
         return model
 
     def knows_files(self, entry: ModelEntry) -> bool:
         """Whether `version` would answer at once."""
-        return self._manifests.get(entry.manifest or "") is not None
+        with self._lock:
+            return (entry.manifest or "") in self._versions
 
     def version(self, model: Model, entry: ModelEntry) -> Version:
         """`entry` with its files. Raises as `ModelRegistry.manifest`."""
-        known = self._manifests.get(entry.manifest or "")
-        if known is not None and isinstance(known.answer, Version):
-            version = known.answer
-            if version.model is model and version.entry is entry:
-                return version
-            manifest = version.manifest
-        else:
-            manifest = self.registry.manifest(entry)
+        key = entry.manifest or ""
+        with self._lock:
+            known = self._versions.get(key)
+        if known is not None and known.model is model and known.entry is entry:
+            return known
+        manifest = self.registry.manifest(entry) if known is None else known.manifest
         version = Version(model, entry, manifest, commit_of(entry))
-        self._manifests.put(entry.manifest or "", version, float("inf"))
+        with self._lock:
+            self._versions[key] = version
         return version
 
     def models(self) -> tuple[Model, ...]:
         """All models, by id."""
-        known = self._lists.get("")
-        if known is None:
-            with self._listing:  # one at a time: it may take long
-                known = self._lists.get("")
-                if known is None:
-                    began = time.monotonic()
-                    models = _by_model(self._available(Query()))
-                    seconds = max(self._refresh, _LISTING_SHARE * (time.monotonic() - began))
-                    self._lists.put("", models, seconds)
-                    return models
-        assert isinstance(known.answer, tuple)
-        return known.answer
+        with self._listing:  # one at a time: it may take long
+            began = time.monotonic()
+            if began >= self._list_until:
+                self._list = _by_model(self._available(Query()))
+                took = time.monotonic() - began
+                self._list_until = began + took + max(self._refresh, _LISTING_SHARE * took)
+            return self._list
 
     def _ask(self, model_id: str) -> Model | None:
         try:

@@ -90,7 +90,7 @@ def serve(state: Any, /, **flags: Any) -> None:
 
 @cli_group("token", examples=_TOKENS)
 def token() -> None:
-    """Say who may use `mm serve`, by tokens that are kept beside the registry."""
+    """Say who may use the server, by tokens that are kept beside the registry."""
 
 
 @token.command("create", examples=_CREATE)
@@ -141,8 +141,8 @@ def list_(state: Any, /) -> None:
 def revoke(state: Any, /, token_id: str) -> None:
     """Make a token worthless. Servers notice within `serve.token_refresh` seconds."""
     with state.registry() as registry:
-        gone = _book(registry).revoke(token_id)
-    state.emit({"token": gone.to_json()}, human=[f"revoked {gone.id} ({gone.name})"])
+        _book(registry).revoke(token_id)
+    state.emit({"revoked": token_id}, human=[f"revoked {token_id}"])
 
 
 def _book(registry: Any) -> TokenBook:

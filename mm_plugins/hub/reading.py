@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
-from mm_core import Buffer, IntegrityError, NotFoundError, Sink, StoredFile, TransientError
+from mm_core import Buffer, IntegrityError, Sink, StoredFile, TransientError
 
 T = TypeVar("T")
 
@@ -74,27 +73,8 @@ class StoredBytes:
         """Bytes of the whole file."""
         return self.file.size
 
-    def read(self, start: int, end: int) -> AsyncIterator[bytes]:
+    async def read(self, start: int, end: int) -> AsyncIterator[bytes]:
         """The bytes ``[start, end)``; faults that pass are tried again from where they struck."""
-        url = self.sink.url(self.file.key)
-        if "://" not in url and os.path.isabs(url):  # noqa: PTH117  # quick
-            return self._read_disk(url, start, end)
-        return self._read_store(start, end)
-
-    async def _read_disk(self, path: str, start: int, end: int) -> AsyncIterator[bytes]:
-        file = await self._in_thread(lambda: os.open(path, os.O_RDONLY | _BINARY))
-        try:
-            while start < end:
-                count = min(CHUNK, end - start)
-                piece = await self._in_thread(_reader(file, count, start))
-                if not piece:
-                    raise self._too_short(start)
-                start += len(piece)
-                yield piece
-        finally:
-            os.close(file)
-
-    async def _read_store(self, start: int, end: int) -> AsyncIterator[bytes]:
         failed = 0
         while start < end:
             buffers = self.sink.read(self.file.key, start, end)
@@ -102,7 +82,10 @@ class StoredBytes:
                 while start < end:
                     piece = await self._in_thread(partial(_gather, buffers))
                     if not piece:
-                        raise self._too_short(start)
+                        raise IntegrityError(
+                            f"{self.file.path} ends after {start} of {self.file.size} bytes",
+                            hint="`mm verify --repair` mends it",
+                        )
                     start, failed = start + len(piece), 0
                     yield piece
             except TransientError:
@@ -116,34 +99,8 @@ class StoredBytes:
                     with contextlib.suppress(Exception):  # what was read is good all the same
                         await self._in_thread(close)
 
-    def _too_short(self, position: int) -> IntegrityError:
-        return IntegrityError(
-            f"{self.file.path} ends after {position} of {self.file.size} bytes",
-            hint="`mm verify --repair` mends it",
-        )
-
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self.pool, work)
-        except FileNotFoundError as error:
-            raise NotFoundError(
-                f"{self.file.path} is not where the registry says",
-                hint="`mm verify --repair` mends it",
-            ) from error
-
-
-_BINARY = getattr(os, "O_BINARY", 0)
-
-
-def _reader(file: int, count: int, start: int) -> Callable[[], bytes]:
-    if hasattr(os, "pread"):
-        return lambda: os.pread(file, count, start)
-
-    def seek_and_read() -> bytes:
-        os.lseek(file, start, os.SEEK_SET)
-        return os.read(file, count)
-
-    return seek_and_read
+        return await asyncio.get_running_loop().run_in_executor(self.pool, work)
 
 
 def _gather(buffers: Iterator[Buffer]) -> bytes:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlencode
 
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -66,9 +67,7 @@ class ReadRoutes:
     async def search(self, request: Request, caller: Caller) -> Response:
         """A page of the models that fit, and where the next one is."""
         query = request.query_params
-        models = await self._hub.in_thread(self._hub.catalog.models)
-        fitting = [m for m in models if caller.sees(m.id) and _fits(m, query)]
-        ordered = _ordered(fitting, query.get("sort", ""), query.get("direction"))
+        ordered = await self._hub.in_thread(lambda: self._found(caller, query))
         start = _position(query.get("cursor"), ordered)
         limit = _number(query.get("limit"), PAGE, most=PAGE)
         page = ordered[start : start + limit]
@@ -148,6 +147,12 @@ class ReadRoutes:
             return answer_head(version, file)
         return answer_file(version, file, self._hub.bytes_of(file), request.headers)
 
+    def _found(self, caller: Caller, query: QueryParams) -> list[Model]:
+        """All models that fit, in order; with many of them it takes a while."""
+        models = self._hub.catalog.models()
+        fitting = [m for m in models if caller.sees(m.id) and _fits(m, query)]
+        return _ordered(fitting, query.get("sort", ""), query.get("direction"))
+
     def _next(self, request: Request, last: str) -> str:
         kept = [(k, v) for k, v in request.query_params.multi_items() if k != "cursor"]
         cursor = base64.urlsafe_b64encode(last.encode()).decode()
@@ -156,7 +161,7 @@ class ReadRoutes:
         return f'<{self._hub.origin(request)}{path}?{query}>; rel="next"'
 
 
-def _fits(model: Model, query: Any) -> bool:
+def _fits(model: Model, query: QueryParams) -> bool:
     words = query.get("search", "").lower().split()
     if not all(word in model.id.lower() for word in words):
         return False

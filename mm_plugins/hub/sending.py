@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import mimetypes
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import quote
@@ -19,7 +18,9 @@ from mm_plugins.hub.reading import FileBytes, UnsatisfiableError, parse_range
 UNSTATED = 50 * 10**9
 """Clients of the Hub refuse a plain download of more bytes than this, if they hear of it first."""
 
-_TEXT = frozenset({"application/json", "text/plain", "text/markdown"})
+_TEXT = "text/plain; charset=utf-8"
+_TYPES = {"json": "application/json", "md": _TEXT, "txt": _TEXT}
+"""What may be shown. A browser runs none of it, and stores the rest: these files are anybody's."""
 
 
 class FileAnswer(Response):
@@ -56,7 +57,7 @@ def file_headers(version: Version, file: StoredFile) -> dict[str, str]:
         "X-Linked-Etag": f'"{file.sha256}"',
         "Accept-Ranges": "bytes",
         "Content-Disposition": f"inline; filename*=UTF-8''{quote(name)}",
-        "Content-Type": _type_of(name),
+        "Content-Type": _TYPES.get(name.rpartition(".")[2], "application/octet-stream"),
         "Content-Security-Policy": "default-src 'none'; sandbox",
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "private, max-age=0, must-revalidate",
@@ -130,13 +131,3 @@ def _names(header: str | None, etag: str) -> bool:
     return header.strip() == "*" or etag in (
         one.strip().removeprefix("W/") for one in header.split(",")
     )
-
-
-def _type_of(name: str) -> str:
-    """A type that no browser runs: these files are anybody's."""
-    if name.endswith(".md"):
-        return "text/plain; charset=utf-8"
-    guessed = mimetypes.guess_type(name)[0]
-    if guessed not in _TEXT:
-        return "application/octet-stream"
-    return guessed if guessed == "application/json" else "text/plain; charset=utf-8"

@@ -22,39 +22,56 @@ Make = Callable[[], "tuple[ASGIApp, Callable[[], None]]"]
 """Makes an application by the settings as they are now, and what closes it."""
 
 
+class _Generation:
+    """An application, how many requests it answers, and whether another came after it."""
+
+    def __init__(self, app: ASGIApp, close: Callable[[], None]) -> None:
+        self.app = app
+        self.close = close
+        self.answering = 0
+        self.is_former = False
+
+    def close_if_over(self) -> None:
+        """Close it once it is a former one and nobody is answered by it."""
+        if self.is_former and not self.answering:
+            self.close()
+
+
 class Reloadable:
     """An application that is exchanged while it runs: who is being answered stays with the old one.
 
-    `make` is called in the thread that exchanges it. Where it fails, the former
-    application stays.
+    Where `make` fails, the former application stays.
     """
 
     def __init__(self, make: Make) -> None:
         self._make = make
-        self._app, self._close = make()
-        self._lifespans: dict[int, contextlib.AsyncExitStack] = {}
-        self._running = 0
+        self._current = _Generation(*make())
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer with the application of the moment."""
-        await self._app(scope, receive, send)
+        current = self._current
+        current.answering += 1
+        try:
+            await current.app(scope, receive, send)
+        finally:
+            current.answering -= 1
+            current.close_if_over()
 
-    def exchange(self) -> None:
+    async def exchange(self) -> None:
         """Make the application anew."""
         try:
-            app, close = self._make()
+            made = _Generation(*await asyncio.to_thread(self._make))
         except Exception as error:  # noqa: BLE001  # a slip in mm.yaml must not stop a server
             logger.error("mm.yaml was not taken: %s", error)  # noqa: TRY400
             return
-        self._app, former = app, self._close
-        self._close = close
+        former, self._current = self._current, made
         logger.warning("mm.yaml was read again")
-        # Running answers read from the former application's backends: they end first.
-        asyncio.get_running_loop().call_later(3600.0, former)
+        former.is_former = True
+        former.close_if_over()
 
     def close(self) -> None:
         """Close what is current."""
-        self._close()
+        self._current.close()
 
 
 class Server(uvicorn.Server):
@@ -69,8 +86,15 @@ class Server(uvicorn.Server):
         """Stop on SIGINT and SIGTERM, which then count as an end like any; read again on SIGHUP."""
         loop = asyncio.get_running_loop()
 
+        exchanges: set[asyncio.Task[None]] = set()
+
+        def begin_exchange() -> None:
+            task = loop.create_task(self._reloadable.exchange())
+            exchanges.add(task)  # the loop itself holds tasks but weakly
+            task.add_done_callback(exchanges.discard)
+
         def again(_signum: int, _frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(self._reloadable.exchange)
+            loop.call_soon_threadsafe(begin_exchange)
 
         ours: dict[int, Any] = {signal.SIGINT: self.handle_exit, signal.SIGTERM: self.handle_exit}
         if hasattr(signal, "SIGHUP"):
@@ -128,7 +152,6 @@ def run(app: Reloadable, config: HubConfig, sock: socket.socket) -> None:
         ssl_keyfile=config.tls_key,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(config.drain)),
-        h11_max_incomplete_event_size=64 << 10,
     )
     server = Server(settings, app)
     try:

@@ -8,12 +8,13 @@ import json
 import re
 import secrets
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
 from typing import Any
+
+from cachetools import TTLCache
 
 from mm_core import (
     IntegrityError,
@@ -51,8 +52,8 @@ class Token:
         return self.has(scope) and any(fnmatchcase(model_id, glob) for glob in self.models)
 
     def has(self, scope: str) -> bool:
-        """Whether it is good for `scope` on some model."""
-        return SCOPES.index(scope) <= SCOPES.index(self.scope)
+        """Whether it is good for `scope` on some model; one of an unknown scope is for nothing."""
+        return self.scope in SCOPES and SCOPES.index(scope) <= SCOPES.index(self.scope)
 
     def is_over(self, now: datetime) -> bool:
         """Whether its time is up."""
@@ -80,8 +81,7 @@ class TokenBook:
 
     def __init__(self, sink: Sink, *, refresh: float = 5.0) -> None:
         self._sink = sink
-        self._refresh = refresh
-        self._known: dict[str, tuple[float, Token | None]] = {}
+        self._known: TTLCache[str, Token | None] = TTLCache(_MOST_KNOWN, ttl=refresh)
         self._lock = threading.Lock()
 
     def create(
@@ -122,15 +122,16 @@ class TokenBook:
             if token is not None:
                 yield token
 
-    def revoke(self, id_: str) -> Token:
-        """Make a token worthless: here at once, in other servers when they look again."""
-        token = self._load(id_) if _ID.fullmatch(id_) else None
-        if token is None:
+    def revoke(self, id_: str) -> None:
+        """Make a token worthless: here at once, in other servers when they look again.
+
+        One that cannot be read goes as well. `NotFoundError` where there is none.
+        """
+        if not _ID.fullmatch(id_) or self._sink.stat(_key(id_)) is None:
             raise NotFoundError(f"there is no token {id_!r}", hint="see `mm token list`")
         self._sink.delete([_key(id_)])
         with self._lock:
             self._known.pop(id_, None)
-        return token
 
     def find(self, text: str) -> Token | None:
         """The token of this text, if there is one and its time is not up."""
@@ -148,18 +149,16 @@ class TokenBook:
         match = _TEXT.fullmatch(text)
         if match is None:
             return True
-        known = self._known.get(match[1])
-        return known is not None and time.monotonic() - known[0] < self._refresh
+        with self._lock:
+            return match[1] in self._known
 
     def _recall(self, id_: str) -> Token | None:
-        known = self._known.get(id_)
-        if known is not None and time.monotonic() - known[0] < self._refresh:
-            return known[1]
+        with self._lock:
+            if id_ in self._known:
+                return self._known[id_]
         token = self._load(id_)
         with self._lock:
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            self._known[id_] = (time.monotonic(), token)
+            self._known[id_] = token
         return token
 
     def _load(self, id_: str) -> Token | None:
@@ -170,7 +169,7 @@ class TokenBook:
         try:
             raw = json.loads(data)
             expires = raw.get("expires")
-            token = Token(
+            return Token(
                 id=id_,
                 name=str(raw["name"]),
                 scope=str(raw["scope"]),
@@ -184,7 +183,6 @@ class TokenBook:
                 f"the token {id_} at {self._sink.root} cannot be read: {error}",
                 hint=f"remove it: `mm token revoke {id_}`",
             ) from error
-        return token if token.scope in SCOPES else None
 
 
 def looks_like_ours(text: str) -> bool:

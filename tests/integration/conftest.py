@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from fresh import Environment
+from serving import push, serving
 
 
 @pytest.fixture
@@ -34,3 +35,25 @@ def backend(request) -> str:
 def environment(tmp_path_factory) -> Environment:
     """One fresh virtual environment for the session, with Model Manager and a plugin in it."""
     return Environment(tmp_path_factory.mktemp("fresh") / "venv")
+
+
+@pytest.fixture
+def store(tmp_path, local):
+    push(tmp_path, local)
+    return local
+
+
+@pytest.fixture
+def hub_of(tmp_path, store):
+    """Serves the store with some settings: ``with hub_of("{…}") as served``."""
+
+    def serve(config="{}", *flags, **environ):
+        return serving(tmp_path / "hub", store, *flags, config=config, **environ)
+
+    return serve
+
+
+@pytest.fixture
+def served(hub_of):
+    with hub_of() as running:
+        yield running

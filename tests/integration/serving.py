@@ -10,11 +10,15 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from mm_core import ModelManager
+from mm_core.testing.material import noise
 
 
 @dataclass
@@ -159,3 +163,31 @@ def recording_proxy() -> Iterator[Seen]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+MODEL = "org/model"
+FILES = {"config.json": b'{"a": 1}', "big.bin": noise(3_000_003), "deep/x.txt": b"x", "empty": b""}
+
+
+def push(folder, backend, model_id=MODEL, files=FILES, **options):
+    """Put a model into a backend, from no hub."""
+    source = folder / "source" / model_id
+    for path, data in files.items():
+        (source / path).parent.mkdir(parents=True, exist_ok=True)
+        (source / path).write_bytes(data)
+    with ModelManager(backend=backend) as manager:
+        return manager.push(source, model_id, **options).entry
+
+
+def until(holds, seconds: float = 10) -> None:
+    """Return when `holds()` does; fail where it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def rss(pid: int) -> int:
+    """The memory of a process, in bytes."""
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
