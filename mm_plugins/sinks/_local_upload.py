@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
+from typing import NamedTuple
 
 from mm_core import IntegrityError, TransientError, UnfinishedUpload, Upload, UploadLostError
 from mm_plugins.sinks import _staging
@@ -252,17 +253,22 @@ def begin(target: str, *, size: int, identity: str | None, durable: bool, root: 
 def left_in(folder: str, names: Iterable[str]) -> Iterator[UnfinishedUpload]:
     """The unfinished uploads among `names` in `folder`; their key is the target's name.
 
-    Where no journal tells that, the key is the name of the part file itself.
+    Where no journal tells that, the key is the name of the part file itself. The size
+    counts what the next attempt can take up: the parts that the journal names, which
+    are all but those that were being written.
     """
     for parts in sorted({name.removesuffix(_staging.JOURNAL) for name in names}):
         path = os.path.join(folder, parts)
-        found = [status for file in (path, path + _staging.JOURNAL) if (status := _status(file))]
+        file, journal = _status(path), _status(path + _staging.JOURNAL)
+        told = _told(path + _staging.JOURNAL)
+        found = [status for status in (file, journal) if status]
         if found:
+            there = file.st_size if file else 0
             yield UnfinishedUpload(
-                key=_target_name(path + _staging.JOURNAL) or parts,
+                key=told.name if told else parts,
                 id=parts,
                 modified=datetime.fromtimestamp(max(s.st_mtime for s in found), timezone.utc),
-                size=sum(s.st_blocks * 512 for s in found),
+                size=told.stored(there) if told else file.st_blocks * 512 if file else 0,
             )
 
 
@@ -287,7 +293,7 @@ def _open_parts(
         with suppress(FileNotFoundError):
             descriptor = os.open(path, _OPEN)
             there = os.fstat(descriptor).st_size
-            return descriptor, frozenset(n for n in named if _end_of(n, size) <= min(there, size))
+            return descriptor, _whole(named, size, there)
     # Never emptied in place: should a disk's locks lie, its other writer finds it gone.
     _staging.remove(path)
     journal.begin(header)
@@ -306,15 +312,37 @@ def _end_of(number: int, size: int) -> int:
     return size if number == (size - 1) // PART_SIZE else (number + 1) * PART_SIZE
 
 
-def _target_name(journal: str) -> str | None:
-    """The name that the header of `journal` states, if it can be read and leads nowhere else."""
+def _whole(named: frozenset[int], size: int, there: int) -> frozenset[int]:
+    """Those of the parts `named` that fit into the file, of which `there` bytes exist."""
+    return frozenset(number for number in named if _end_of(number, size) <= min(there, size))
+
+
+class _Told(NamedTuple):
+    """What a journal says of the file that it is kept for."""
+
+    name: str
+    size: int
+    named: frozenset[int]
+
+    def stored(self, there: int) -> int:
+        """The bytes in the parts that it names, of a part file that is `there` bytes long."""
+        whole = _whole(self.named, self.size, there)
+        return sum(_end_of(number, self.size) - number * PART_SIZE for number in whole)
+
+
+def _told(path: str) -> _Told | None:
+    """What the journal at `path` says, if it can be read and names the file that it is beside."""
     try:
-        with open(journal, "rb") as file:
-            name = json.loads(file.readline(1 << 16))["name"]
+        with open(path, "rb") as file:
+            about = json.loads(file.readline(1 << 16))
+            name, size, part_size = about["name"], about["size"], about["part_size"]
+            named = frozenset(map(int, _RECORD.findall(file.read())))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    fits = isinstance(name, str) and journal.endswith(_staging.parts_name(name) + _staging.JOURNAL)
-    return name if fits else None
+    fits = isinstance(name, str) and path.endswith(_staging.parts_name(name) + _staging.JOURNAL)
+    if not fits or type(size) is not int or part_size != PART_SIZE:
+        return None
+    return _Told(name, size, named)
 
 
 def _status(path: str) -> os.stat_result | None:

@@ -378,6 +378,24 @@ def test_an_upload_of_a_living_writer_is_listed_and_not_discarded(root, sink):
     assert digest(sink.read("m/file")) == sha256(CONTENT)
 
 
+def test_the_size_counts_what_can_be_taken_up(root, sink):
+    """Neither the journal's own bytes nor a part that was still being written."""
+    upload = begin(sink)
+    send(upload, [0])
+    with open(parts_file(root, "m/file"), "r+b") as file:  # the next part, torn
+        file.seek(PART)
+        file.write(CONTENT[PART : PART + 999])
+    assert [u.size for u in sink.unfinished("")] == [PART]
+    send(upload, [len(CONTENT) // PART])  # the last, which is shorter
+    upload.keep()
+    assert [u.size for u in sink.unfinished("")] == [PART + len(CONTENT) % PART]
+    with open(journal(root, "m/file"), "ab") as file:
+        file.write(b"0000")
+    assert [u.size for u in sink.unfinished("")] == [PART + len(CONTENT) % PART]
+    os.truncate(parts_file(root, "m/file"), PART - 1)
+    assert [u.size for u in sink.unfinished("")] == [0]
+
+
 def test_orphans_are_found_and_discarded(root, sink):
     """A part file without its journal, or one whose journal nobody can read, has its own name."""
     for key in ("m/a", "m/b", "top"):
