@@ -17,7 +17,7 @@ _EXPORTS = {
     "mm_core.registry.queries": ("Query",),
     "mm_core.config": ("Settings", "load_settings"),
     "mm_core.config.sections": ("Names", "Seconds", "Size"),
-    "mm_core.source": ("Backends", "RangeReader", "Source"),
+    "mm_core.source": ("Backends", "PassingSource", "RangeReader", "Source"),
     "mm_core.sink": ("Buffer", "NamingSink", "ResumableSink", "Sink", "Upload"),
     "mm_core.stored": ("StoredSource",),
     "mm_core.executor": ("Ended", "Executor", "Job"),
@@ -219,6 +219,7 @@ if TYPE_CHECKING:
     from mm_core.sink import Upload as Upload
     from mm_core.sizes import size_in_words as size_in_words
     from mm_core.source import Backends as Backends
+    from mm_core.source import PassingSource as PassingSource
     from mm_core.source import RangeReader as RangeReader
     from mm_core.source import Source as Source
     from mm_core.stored import StoredSource as StoredSource

@@ -99,7 +99,7 @@ class ModelManager:
         self.settings = load_settings() if settings is None else settings
         self.plugins = Plugins.discover() if plugins is None else plugins
         self._places = Places(self.settings, self.plugins, backend)
-        self._notices = Notices(self.plugins, on_event)
+        self._notices = Notices(self.plugins, *(() if on_event is None else (on_event,)))
         self._cancelled = threading.Event()
         self._street = Street(
             settings=self.settings,
@@ -206,6 +206,8 @@ class ModelManager:
         jobs: int | None = None,
         wait: bool = True,
         cancelled: threading.Event | None = None,
+        on_event: Callable[[TransferEvent], None] | None = None,
+        through: Callable[[Source], Source] | None = None,
         **options: Unpack[RequestOptions],
     ) -> Pulled:
         """Bring a model from `source` into a backend, and return its entry.
@@ -219,16 +221,18 @@ class ModelManager:
         ``version``, ``aliases`` and ``model_type``: see `Request`.
 
         Setting `cancelled` stops the pull with `CancelledError`; what is stored
-        by then is found again by the next pull.
+        by then is found again by the next pull. `on_event` hears the events of this
+        pull alone, as that of the manager does. `through` puts another source before
+        the one that is read, such as a `PassingSource` that looks at what passes.
 
         Raises the errors of `mm_core.exceptions`; see there.
         """
         request = self._request(source, options)
         place = self._places.open(to)
+        street = self._street if on_event is None else self._street.heard_by(on_event)
         with self._source(request) as (origin, request):
-            return self._street.bring(
-                place, origin, request, jobs=jobs, wait=wait, cancelled=cancelled
-            )
+            passed = origin if through is None else through(origin)
+            return street.bring(place, passed, request, jobs=jobs, wait=wait, cancelled=cancelled)
 
     def pull_many(
         self,

@@ -158,3 +158,44 @@ class _Copied:
         close = getattr(self._buffers, "close", None)
         if close is not None:
             close()
+
+
+class PassingSource(Source):
+    """A source that is another one: whoever looks at what passes overrides what they look at.
+
+    It does not close the other.
+    """
+
+    type = "passing"
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self.source = source
+
+    def snapshot(self, request: Request) -> Snapshot:
+        """As the other."""
+        return self.source.snapshot(request)
+
+    def read(self, file: RemoteFile, start: int = 0, end: int | None = None) -> Iterator[Buffer]:
+        """As the other."""
+        return self.source.read(file, start, end)
+
+    def open(self, file: RemoteFile, start: int = 0, end: int | None = None) -> RangeReader:
+        """As the other."""
+        return self.source.open(file, start, end)
+
+    def splits(self, file: RemoteFile) -> bool:
+        """As the other."""
+        return self.source.splits(file)
+
+    def copies_to(self, file: RemoteFile, sink: Sink) -> bool:
+        """As the other."""
+        return self.source.copies_to(file, sink)
+
+    def copy_to(self, file: RemoteFile, sink: Sink, key: str) -> bool:
+        """As the other."""
+        return self.source.copy_to(file, sink, key)
+
+    def confirm(self, snapshot: Snapshot) -> None:
+        """As the other."""
+        self.source.confirm(snapshot)

@@ -68,6 +68,12 @@ class Street:
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", Rules(self.settings, self.plugins))
 
+    def heard_by(self, listener: Callable[[TransferEvent], None]) -> Street:
+        """The same street, with one more who hears of all that happens on it."""
+        street = replace(self, notices=self.notices.heard_by(listener))
+        object.__setattr__(street, "rules", self.rules)  # which are made once
+        return street
+
     def plan(self, place: Place, source: Source, request: Request) -> Plan:
         """What `bring` with the same arguments would do. Writes nothing.
 

@@ -284,7 +284,7 @@ class Storm:
         street = Street(
             settings=self.settings,
             plugins=self.plugins,
-            notices=Notices(self.plugins, None),
+            notices=Notices(self.plugins),
             options=TransferOptions(jobs=1, connections=1),
             cancelled=threading.Event(),
         )

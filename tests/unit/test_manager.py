@@ -17,6 +17,7 @@ from mm_core import (
     MMError,
     ModelManager,
     NotFoundError,
+    PassingSource,
     PluginError,
     Plugins,
     PolicyError,
@@ -243,6 +244,27 @@ def test_listeners_that_fail_harm_nothing(tmp_path, mine, caplog):
     texts = [record.getMessage() for record in caplog.records]
     assert len([text for text in texts if "event failed" in text]) == 2
     assert len([text for text in texts if "mm_committed" in text]) == 1
+
+
+def test_a_pull_tells_its_own_listener_and_reads_through_what_is_put_before(tmp_path, mine):
+    """Others hear of it as ever, and the listener of nothing else; the bytes pass by."""
+    heard, own, passed = [], [], []
+
+    class Watched(PassingSource):
+        def read(self, file, start=0, end=None):
+            for buffer in super().read(file, start, end):
+                passed.append((file.path, bytes(buffer)))
+                yield buffer
+
+    settings = load_settings(overrides={"defaults": {"backend": str(tmp_path / "store")}})
+    with ModelManager(settings, plugins=Plugins(BUILT_IN), on_event=heard.append) as manager:
+        manager.pull(str(mine), model_id="m", on_event=own.append, through=Watched)
+        manager.push(mine, "n")
+    assert {event.model_id for event in own} == {"m"}
+    assert {event.model_id for event in heard} == {"m", "n"}
+    assert [event for event in heard if event.model_id == "m"] == own
+    read = {path: b"".join(b for p, b in passed if p == path) for path, _ in passed}
+    assert read == {p.relative_to(mine).as_posix(): p.read_bytes() for p in mine.rglob("*.*")}
 
 
 def test_a_policy_that_nobody_enforces_lets_nothing_in(tmp_path, mine):
