@@ -595,6 +595,17 @@ class ModelManager:
         """The sink of a backend."""
         return self._places.open(backend).sink
 
+    @contextlib.contextmanager
+    def open_source(
+        self, source: str, **options: Unpack[RequestOptions]
+    ) -> Iterator[tuple[Source, Request]]:
+        """What `pull` with the same arguments reads from, and what it asks there.
+
+        The source is closed at the end.
+        """
+        with self._source(self._request(source, options)) as found:
+            yield found
+
     def get_download_progress(self, model_id: str) -> Progress | None:
         """How far the transfer of `model_id` is; None if this manager knows of none."""
         return self._notices.progress(model_id)

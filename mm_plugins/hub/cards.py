@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mm_core import ModelEntry, ModelType, StoredFile, rfc3339
-from mm_plugins.hub.catalog import MAIN, Model, Version, commit_of
+from mm_plugins.hub.catalog import MAIN, Model, Version, commit_of, tag_of
 
 
 def listed(model: Model, *, private: bool, gated: bool) -> dict[str, Any]:
@@ -48,6 +48,8 @@ def file_entry(file: StoredFile) -> dict[str, Any]:
     So every file has a hash that clients can verify it by, and `oid` is that of the
     pointer that git would hold.
     """
+    if not file.sha256:  # on its way, and upstream has it by its own hash
+        return {"type": "file", "path": file.path, "size": file.size, "oid": tag_of(file)}
     pointer = _pointer(file)
     return {
         "type": "file",
@@ -157,6 +159,8 @@ def _sibling(file: StoredFile, *, blobs: bool) -> dict[str, Any]:
     if not blobs:
         return {"rfilename": file.path}
     entry = file_entry(file)
+    if "lfs" not in entry:
+        return {"rfilename": file.path, "size": file.size, "blobId": entry["oid"]}
     lfs = {
         "sha256": file.sha256,
         "size": file.size,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from cachetools import LRUCache, TTLCache
 
@@ -22,6 +23,9 @@ from mm_core import (
     StoredFile,
     UsageError,
 )
+
+if TYPE_CHECKING:
+    from mm_plugins.hub.upstream import Coming
 
 HEX40 = re.compile(r"[0-9a-f]{40}")
 MAIN = "main"
@@ -44,6 +48,14 @@ def commit_of(entry: ModelEntry) -> str:
     return hashlib.sha1(
         f"model-manager\0{entry.model_id}\0{entry.version}".encode(), usedforsecurity=False
     ).hexdigest()
+
+
+def tag_of(file: StoredFile) -> str:
+    """What tells the content of a file from any other: its sha256.
+
+    Of a file that is on its way that may not be known; then it is what upstream states.
+    """
+    return file.sha256 or str(file.extra["tag"])
 
 
 @dataclass(frozen=True)
@@ -80,12 +92,13 @@ class Model:
 
 @dataclass(frozen=True)
 class Version:
-    """One version with its files."""
+    """One version with its files; `coming` if they are on their way here."""
 
     model: Model
     entry: ModelEntry
     manifest: Manifest
     commit: str
+    coming: Coming | None = None
 
     @cached_property
     def files(self) -> Mapping[str, StoredFile]:
@@ -123,6 +136,12 @@ class Catalog:
         with self._lock:
             self._models[model_id] = model
         return model
+
+    def forget(self, model_id: str) -> None:
+        """Ask anew for a model of which is known that it changed."""
+        with self._lock:
+            self._models.pop(model_id, None)
+            self._list_until = 0.0
 
     def knows_files(self, entry: ModelEntry) -> bool:
         """Whether `version` would answer at once."""

@@ -76,7 +76,8 @@ def serve(state: Any, /, **flags: Any) -> None:
     app = Reloadable(make)
     config = configs[0]
     setup_logging("WARNING" if state.quiet else "DEBUG" if state.verbose > 1 else "INFO")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for chatty in ("uvicorn", "httpx", "httpx2"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     sock = listen(config)
     url = url_of(config, sock)
     state.emit(

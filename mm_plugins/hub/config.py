@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from mm_core import Names, PluginConfig, Seconds
+from mm_core import Names, PluginConfig, Seconds, Size
 
 
 def _address(names: list[str]) -> list[str]:
@@ -21,6 +21,35 @@ def _origin(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise ValueError("it should begin with https:// or http://")
     return text.rstrip("/")
+
+
+def _template(text: str) -> str:
+    if "{id}" not in text:
+        raise ValueError("it should have {id} where the id of the model goes")
+    return text
+
+
+class PullThrough(PluginConfig):
+    """Where models come from that somebody asks for and the backend does not have."""
+
+    source: Annotated[str, AfterValidator(_template)] = Field(
+        default="hf://{id}", description="What is pulled; {id} stands for the model's id"
+    )
+    models: Names = Field(default_factory=lambda: ["*"], description="Globs of ids it is done for")
+    include: Names = Field(default_factory=list, description="As `mm pull --include`")
+    exclude: Names = Field(default_factory=list, description="As `mm pull --exclude`")
+    pulls: int = Field(default=4, ge=1, le=64, description="Models that may come at once")
+    window: Size = Field(
+        default=128 << 20,
+        ge=16 << 20,
+        description="Bytes of a model on its way that are kept in memory for its clients",
+    )
+    patience: Seconds = Field(
+        default=4.0,
+        ge=0,
+        description="Seconds that a client waits for bytes that it missed, until they are "
+        "read from upstream for it alone",
+    )
 
 
 class HubConfig(PluginConfig):
@@ -68,6 +97,9 @@ class HubConfig(PluginConfig):
     )
     tls_certificate: Path | None = Field(default=None, description="A file in PEM form")
     tls_key: Path | None = Field(default=None, description="A file in PEM form")
+    pull_through: PullThrough | None = Field(
+        default=None, description="Fetch what is asked for and missing, and serve it meanwhile"
+    )
     metrics: bool = Field(default=True, description="Whether /metrics answers")
 
     @property

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -18,8 +18,9 @@ from mm_plugins.hub.access import Caller, Failures
 from mm_plugins.hub.answers import ProblemError
 from mm_plugins.hub.catalog import MAIN, Catalog, Model, Version
 from mm_plugins.hub.config import HubConfig
-from mm_plugins.hub.reading import StoredBytes
+from mm_plugins.hub.reading import FileBytes, RangedBytes
 from mm_plugins.hub.tokens import Token, TokenBook, looks_like_ours
+from mm_plugins.hub.upstream import Upstream
 
 T = TypeVar("T")
 
@@ -58,6 +59,12 @@ class Hub:
         return TokenBook(self.sink, refresh=self.config.token_refresh)
 
     @cached_property
+    def upstream(self) -> Upstream | None:
+        """Where missing models are looked for, if anywhere."""
+        wanted = self.config.pull_through
+        return None if wanted is None else Upstream(self, wanted)
+
+    @cached_property
     def readers(self) -> ThreadPoolExecutor:
         """Threads that read files."""
         return ThreadPoolExecutor(self.config.readers, thread_name_prefix="mm-hub-read")
@@ -69,6 +76,8 @@ class Hub:
 
     def close(self) -> None:
         """Let go of all threads; those that still work end on their own."""
+        if self.upstream is not None:
+            self.upstream.close()
         for pool in (self.readers, self.askers):
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -113,18 +122,30 @@ class Hub:
 
     async def model(self, caller: Caller, model_id: str) -> Model:
         """The model of this id, if the caller may know of it."""
-        found = await self.look_up(model_id) if caller.sees(model_id) else None
-        if found is None:
+        if not caller.sees(model_id):
             raise answers.no_repo(model_id, known=caller.token is not None)
-        return found
+        found = await self.look_up(model_id)
+        return found or (await self._coming(caller, model_id, MAIN)).model
 
     async def version(self, caller: Caller, model_id: str, revision: str = MAIN) -> Version:
         """That version of it, with its files."""
-        model = await self.model(caller, model_id)
-        entry = model.find(revision)
-        if entry is None:
-            raise answers.no_revision(revision)
+        if not caller.sees(model_id):
+            raise answers.no_repo(model_id, known=caller.token is not None)
+        model = await self.look_up(model_id)
+        entry = None if model is None else model.find(revision)
+        if model is None or entry is None:
+            return await self._coming(caller, model_id, revision)
         return await self.with_files(model, entry)
+
+    async def _coming(self, caller: Caller, model_id: str, revision: str) -> Version:
+        """What the backend does not have, as upstream has it."""
+        known = caller.token is not None
+        if self.upstream is not None and self.upstream.fits(model_id):
+            name = revision.removeprefix("refs/heads/").removeprefix("refs/tags/")
+            return (await self.upstream.find(model_id, name, known=known)).version
+        if await self.look_up(model_id) is None:
+            raise answers.no_repo(model_id, known=known)
+        raise answers.no_revision(revision)
 
     async def with_files(self, model: Model, entry: ModelEntry) -> Version:
         """A version of a model, with its files."""
@@ -134,19 +155,22 @@ class Hub:
 
     async def file(
         self, caller: Caller, model_id: str, revision: str, path: str
-    ) -> tuple[Version, StoredFile]:
-        """One file, if the caller may have its bytes."""
+    ) -> tuple[Version, StoredFile, FileBytes]:
+        """One file, and where its bytes are, if the caller may have them."""
         version = await self.version(caller, model_id, revision)
         if not caller.reads(model_id):
             raise answers.gated(model_id, known=caller.token is not None)
         file = version.files.get(path)
         if file is None:
             raise answers.no_entry(path, version.commit)
-        return version, file
+        if version.coming is None:
+            return version, file, self.stored_bytes(file)
+        file = await version.coming.settle(file)
+        return version, file, version.coming.bytes_of(file)
 
-    def bytes_of(self, file: StoredFile) -> StoredBytes:
-        """The bytes of a stored file."""
-        return StoredBytes(self.sink, file, self.readers)
+    def stored_bytes(self, file: StoredFile) -> RangedBytes:
+        """The bytes of a file that stands in the backend."""
+        return RangedBytes(file, partial(self.sink.read, file.key), self.readers)
 
     def origin(self, request: Request) -> str:
         """What the client calls this hub by."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
-from mm_core import Buffer, IntegrityError, Sink, StoredFile, TransientError
+from mm_core import Buffer, IntegrityError, StoredFile, TransientError
 
 T = TypeVar("T")
 
@@ -61,12 +61,13 @@ def parse_range(text: str | None, size: int) -> range | None:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredBytes:
-    """A file of a version, read from the sink that holds it, by the threads of `pool`."""
+class RangedBytes:
+    """A file of a version, of which `fetch` reads ranges, by the threads of `pool`."""
 
-    sink: Sink
     file: StoredFile
+    fetch: Callable[[int, int], Iterator[Buffer]]
     pool: Executor
+    hint: str = "`mm verify --repair` mends it"
 
     @property
     def size(self) -> int:
@@ -77,14 +78,14 @@ class StoredBytes:
         """The bytes ``[start, end)``; faults that pass are tried again from where they struck."""
         failed = 0
         while start < end:
-            buffers = self.sink.read(self.file.key, start, end)
+            buffers = self.fetch(start, end)
             try:
                 while start < end:
                     piece = await self._in_thread(partial(_gather, buffers))
                     if not piece:
                         raise IntegrityError(
                             f"{self.file.path} ends after {start} of {self.file.size} bytes",
-                            hint="`mm verify --repair` mends it",
+                            hint=self.hint,
                         )
                     start, failed = start + len(piece), 0
                     yield piece

@@ -142,10 +142,10 @@ class ReadRoutes:
         self, request: Request, caller: Caller, name: str, revision: str, path: str
     ) -> Response:
         """The bytes of a file, or with HEAD what it is."""
-        version, file = await self._hub.file(caller, name, revision, path)
+        version, file, source = await self._hub.file(caller, name, revision, path)
         if request.method == "HEAD":
             return answer_head(version, file)
-        return answer_file(version, file, self._hub.bytes_of(file), request.headers)
+        return answer_file(version, file, source, request.headers)
 
     def _found(self, caller: Caller, query: QueryParams) -> list[Model]:
         """All models that fit, in order; with many of them it takes a while."""

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mm_core import StoredFile
-from mm_plugins.hub.catalog import Version
+from mm_plugins.hub.catalog import Version, tag_of
 from mm_plugins.hub.reading import FileBytes, UnsatisfiableError, parse_range
 
 UNSTATED = 50 * 10**9
@@ -53,8 +53,8 @@ def file_headers(version: Version, file: StoredFile) -> dict[str, str]:
     name = file.path.rpartition("/")[2]
     return {
         "X-Repo-Commit": version.commit,
-        "ETag": f'"{file.sha256}"',
-        "X-Linked-Etag": f'"{file.sha256}"',
+        "ETag": f'"{tag_of(file)}"',
+        "X-Linked-Etag": f'"{tag_of(file)}"',
         "Accept-Ranges": "bytes",
         "Content-Disposition": f"inline; filename*=UTF-8''{quote(name)}",
         "Content-Type": _TYPES.get(name.rpartition(".")[2], "application/octet-stream"),
