@@ -42,7 +42,7 @@ _EXPORTS = {
     "mm_core.lazy_config": ("LazyConfig",),
     "mm_core.plugins": ("Plugins",),
     "mm_core.hookspecs": ("MM_API", "PlanContext", "hookimpl"),
-    "mm_core.names": ("check_alias", "check_path", "check_version"),
+    "mm_core.names": ("check_alias", "check_model_id", "check_path", "check_version"),
     "mm_core.logging": ("setup_logging",),
     "mm_core.metrics": ("track_performance",),
     "mm_core.upkeep.registry_file": ("backup_and_repair_registry",),
@@ -168,6 +168,7 @@ if TYPE_CHECKING:
     from mm_core.manager import ModelManager as ModelManager
     from mm_core.metrics import track_performance as track_performance
     from mm_core.names import check_alias as check_alias
+    from mm_core.names import check_model_id as check_model_id
     from mm_core.names import check_path as check_path
     from mm_core.names import check_version as check_version
     from mm_core.plugin_config import PluginConfig as PluginConfig

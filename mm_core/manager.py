@@ -234,6 +234,31 @@ class ModelManager:
             passed = origin if through is None else through(origin)
             return street.bring(place, passed, request, jobs=jobs, wait=wait, cancelled=cancelled)
 
+    def pull_from(
+        self,
+        source: Source,
+        *,
+        to: str | None = None,
+        jobs: int | None = None,
+        wait: bool = True,
+        cancelled: threading.Event | None = None,
+        on_event: Callable[[TransferEvent], None] | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Pulled:
+        """`pull` from a source that the caller has made, and closes.
+
+        It is asked for a snapshot of an empty address.
+        """
+        street = self._street if on_event is None else self._street.heard_by(on_event)
+        return street.bring(
+            self._places.open(to),
+            source,
+            self._request("", options),
+            jobs=jobs,
+            wait=wait,
+            cancelled=cancelled,
+        )
+
     def pull_many(
         self,
         sources: Iterable[str | Request],

@@ -17,8 +17,10 @@ from mm_plugins.hub.edge import CALLER, ROUTE, Edge
 from mm_plugins.hub.hub import Hub
 from mm_plugins.hub.metrics import TEXT, Metrics
 from mm_plugins.hub.routes import ReadRoutes
+from mm_plugins.hub.writing import WriteRoutes
 
 _RESOLVE = re.compile(r"/(?P<name>.+?)/(?:resolve|raw)/(?P<revision>[^/]+)/(?P<path>.+)")
+_BATCH = ".git/info/lfs/objects/batch"
 _MOST_PARTS = 8
 
 
@@ -60,6 +62,8 @@ class Front:
         self._hub = hub
         self._metrics = metrics
         self._read = ReadRoutes(hub)
+        self._write = WriteRoutes(hub)
+        self._words = {**self._read.words, **self._write.words}
         self._plain = {
             "/healthz": self.healthz,
             "/readyz": self.readyz,
@@ -96,6 +100,13 @@ class Front:
             return await self._plain[path](request)
         if path.startswith("/api/"):
             return await self._api(request, path)
+        if path.startswith("/mm/lfs/"):
+            request.scope[ROUTE] = "upload"
+            return await self._write.lfs(request, path)
+        if path.endswith(_BATCH) and request.method == "POST":
+            caller = await self._caller(request, "upload")
+            name = unquote(path.removesuffix(_BATCH).removeprefix("/"))
+            return await self._write.batch(request, caller, name)
         match = _RESOLVE.fullmatch(path)
         if match is not None and request.method in ("GET", "HEAD"):
             caller = await self._caller(request, "resolve")
@@ -115,13 +126,20 @@ class Front:
         caller = await self._caller(request, "api")
         if path in ("/api/whoami-v2", "/api/whoami"):
             return await self._read.whoami(caller)
+        if path in ("/api/repos/create", "/api/repos/delete"):
+            creates = path.endswith("/create")
+            if request.method == ("POST" if creates else "DELETE"):
+                change = self._write.create if creates else self._write.delete
+                return await change(request, caller)
+        if path == "/api/validate-yaml" and request.method == "POST":
+            return await self._write.validate(request)
         if path == "/api/models":
             return await self._read.search(request, caller)
         if path.startswith("/api/models/"):
             parts = path.removeprefix("/api/models/").split("/")
             method = "GET" if request.method == "HEAD" else request.method
             for name, word, rest in _readings(parts):
-                handler = self._read.words.get((method, word))
+                handler = self._words.get((method, word))
                 if handler is not None:
                     return await handler(request, caller, unquote(name), rest)
         raise _no_route(path)

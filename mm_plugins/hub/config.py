@@ -97,6 +97,9 @@ class HubConfig(PluginConfig):
     )
     tls_certificate: Path | None = Field(default=None, description="A file in PEM form")
     tls_key: Path | None = Field(default=None, description="A file in PEM form")
+    uploads: bool = Field(
+        default=False, description="Whether tokens of the scope write may upload models"
+    )
     pull_through: PullThrough | None = Field(
         default=None, description="Fetch what is asked for and missing, and serve it meanwhile"
     )

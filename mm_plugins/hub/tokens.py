@@ -144,6 +144,11 @@ class TokenBook:
             return None
         return token
 
+    def get(self, id_: str) -> Token | None:
+        """The token of this id, if there is one and its time is not up."""
+        token = self._recall(id_) if _ID.fullmatch(id_) else None
+        return None if token is None or token.is_over(datetime.now(timezone.utc)) else token
+
     def knows(self, text: str) -> bool:
         """Whether `find` would answer without asking the store."""
         match = _TEXT.fullmatch(text)

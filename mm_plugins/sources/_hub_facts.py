@@ -31,16 +31,17 @@ def facts_of(info: Any, asked_revision: str) -> dict[str, Any]:
     card = info.card_data.to_dict() if info.card_data is not None else {}
     facts: dict[str, Any] = {
         "requested_revision": asked_revision,
-        "tags": _bounded(list(info.tags or ())),
-        "library_name": _bounded(info.library_name),
-        "gated": _bounded(info.gated or False),
+        "tags": bounded(list(info.tags or ())),
+        "library_name": bounded(info.library_name),
+        "gated": bounded(info.gated or False),
         "last_modified": info.last_modified and rfc3339(info.last_modified),
-        "card": _bounded(card),
+        "card": bounded(card),
     }
     return {name: value for name, value in facts.items() if value not in (None, [], {})}
 
 
-def _bounded(value: Any) -> Any:
+def bounded(value: Any) -> Any:
+    """`value` as JSON data, if it is not too large to record."""
     safe = _json_safe(value)
     return safe if len(json.dumps(safe)) <= FACT_LIMIT else {"note": "left out: too large"}
 
