@@ -100,9 +100,10 @@ class Front:
             return await self._plain[path](request)
         if path.startswith("/api/"):
             return await self._api(request, path)
-        if path.startswith("/mm/lfs/"):
+        if path.startswith(("/mm/lfs/", "/mm/xet/")):
             request.scope[ROUTE] = "upload"
-            return await self._write.lfs(request, path)
+            take = self._write.lfs if path.startswith("/mm/lfs/") else self._write.xet
+            return await take(request, path)
         if path.endswith(_BATCH) and request.method == "POST":
             caller = await self._caller(request, "upload")
             name = unquote(path.removesuffix(_BATCH).removeprefix("/"))

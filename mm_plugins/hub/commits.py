@@ -273,8 +273,9 @@ class CommitSource(Source):
         return self._sink.read(file.extra["key"], start, end)
 
     def splits(self, file: RemoteFile) -> bool:
-        """Every store reads ranges."""
-        return True
+        """Every store reads ranges, but pieces of Xet are found from the front."""
+        staged = self._staged.get(file.path)
+        return staged is None or not staged.pieces
 
     def copies_to(self, file: RemoteFile, sink: Sink) -> bool:
         """What is one object already, and whose hash somebody here has computed."""

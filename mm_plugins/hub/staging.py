@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
+import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from mm_core import Buffer, IntegrityError, MMError, Sink
 from mm_plugins.hub.answers import ProblemError
 from mm_plugins.hub.reading import CHUNK
 from mm_plugins.hub.tokens import Token
+from mm_plugins.hub.xet import Segment, read_segments, read_shard
 
 if TYPE_CHECKING:
     from mm_plugins.hub.hub import Hub
@@ -37,6 +39,7 @@ _SWEEP_EVERY = 3600.0
 class Staged:
     """The bytes of one file: in memory, or in some objects, one after the other.
 
+    Of one that came by Xet, `keys` are what tells of it, and `pieces` what it is made of.
     `checked` tells that their sha256 was computed here; else a client states it.
     """
 
@@ -45,6 +48,12 @@ class Staged:
     data: bytes | None = None
     keys: tuple[tuple[str, int], ...] = ()
     checked: bool = True
+    pieces: tuple[tuple[Segment, str], ...] = ()
+
+    @property
+    def used(self) -> list[str]:
+        """The objects that nobody needs after the commit."""
+        return [key for key, _ in self.keys]
 
     def read(self, sink: Sink, start: int, end: int | None) -> Iterator[Buffer]:
         """The bytes ``[start, end)``."""
@@ -52,6 +61,10 @@ class Staged:
             yield memoryview(self.data)[start:end]
             return
         stop, at = self.size if end is None else min(end, self.size), 0
+        if self.pieces:
+            of = [(segment, _of(sink, key)) for segment, key in self.pieces]
+            yield from read_segments(of, start, stop)
+            return
         for key, size in self.keys:
             first, last = max(start - at, 0), min(stop - at, size)
             if first < last:
@@ -112,16 +125,52 @@ class Stage:
     # -- what is there -----------------------------------------------------------------
 
     def find(self, model_id: str, oid: str, size: int | None) -> Staged | None:
-        """The object, if all parts of it are here."""
+        """The object, if all of it is here, in parts or by Xet."""
+        return self._in_parts(model_id, oid, size) or self._by_xet(model_id, oid, size)
+
+    def _by_xet(self, model_id: str, oid: str, size: int | None) -> Staged | None:
+        for stored in self._hub.sink.list(f"{_folder(model_id)}xet/"):
+            if not stored.key.endswith(f"/files/{oid}.json"):
+                continue
+            folder = stored.key.rpartition("files/")[0]
+            rows = json.loads(b"".join(map(bytes, self._hub.sink.read(stored.key))))
+            pieces = [(Segment(*row), f"{folder}xorbs/{row[0]}") for row in rows]
+            total = sum(segment.size for segment, _ in pieces)
+            if size in (None, total):
+                keys = ((stored.key, stored.size),)
+                return Staged(total, oid, keys=keys, checked=False, pieces=tuple(pieces))
+        return None
+
+    def _in_parts(self, model_id: str, oid: str, size: int | None) -> Staged | None:
         found = tuple((o.key, o.size) for o in self._hub.sink.list(f"{_folder(model_id)}{oid}/"))
         there = sum(length for _, length in found)
         if not found or (size is not None and there != size) or len(found) != part_count(there):
             return None
         return Staged(there, oid, keys=found, checked=len(found) == 1)
 
+    async def take_xorb(
+        self, model_id: str, session: str, name: str, stream: AsyncIterator[bytes]
+    ) -> None:
+        """A row of chunks, of which a shard tells later what they are."""
+        await self.keep(f"{_session(model_id, session)}xorbs/{name}", stream, size=None)
+
+    def take_shard(self, model_id: str, session: str, data: bytes) -> None:
+        """Note of which chunks the files of a shard are made. All of their xorbs must be here."""
+        folder = _session(model_id, session)
+        try:
+            files = read_shard(data)
+        except IntegrityError as error:
+            raise ProblemError(400, str(error)) from None
+        there = {stored.key.rpartition("/")[2] for stored in self._hub.sink.list(f"{folder}xorbs/")}
+        if lost := {s.xorb for segments in files.values() for s in segments} - there:
+            raise ProblemError(400, f"The shard tells of xorbs that did not come: {min(lost)}")
+        for oid, segments in files.items():
+            rows = [segment.to_json() for segment in segments]
+            self._hub.sink.put(f"{folder}files/{oid}.json", json.dumps(rows).encode())
+
     def forget(self, used: Sequence[Staged]) -> None:
         """Remove what a commit has used; now and then also what no commit came for."""
-        doomed = [key for staged in used for key, _ in staged.keys]
+        doomed = [key for staged in used for key in staged.used]
         now = time.time()
         if now - self._swept > _SWEEP_EVERY:
             self._swept = now
@@ -129,6 +178,10 @@ class Stage:
             doomed += [o.key for o in self._hub.sink.list(PREFIX) if o.modified.timestamp() < old]
         with contextlib.suppress(MMError):  # it is swept another time
             self._hub.sink.delete(doomed)
+            for folder in {key.rpartition("xorbs/")[0] for s in used for _, key in s.pieces}:
+                if not any(self._hub.sink.list(f"{folder}files/")):
+                    left = [stored.key for stored in self._hub.sink.list(f"{folder}xorbs/")]
+                    self._hub.sink.delete(left)
 
 
 def part_count(size: int) -> int:
@@ -136,8 +189,10 @@ def part_count(size: int) -> int:
     return max(1, -(-size // PART))
 
 
-def ticket(token: Token, model_id: str, oid: str, size: int) -> str:
+def ticket(token: Token, model_id: str, subject: str, size: int = 0) -> str:
     """The query of an address where its holder may send one object, without a token.
+
+    `subject` is the sha256 of the object, or names a session of Xet.
 
     Signed with what the store knows of the token, so that every server believes it.
     """
@@ -147,20 +202,29 @@ def ticket(token: Token, model_id: str, oid: str, size: int) -> str:
         "by": token.id,
         "until": str(int(time.time() + TICKET_SECONDS)),
     }
-    return urlencode({**values, "mac": _mac(token, oid, values)})
+    return urlencode({**values, "mac": _mac(token, subject, values)})
 
 
-def is_good(token: Token, oid: str, query: Mapping[str, str]) -> bool:
-    """Whether the query of an address is a ticket of `token` for that object, and still holds."""
+def is_good(token: Token, subject: str, query: Mapping[str, str]) -> bool:
+    """Whether the query of an address is a ticket of `token` for that, and still holds."""
     values = {name: query.get(name, "") for name in ("model", "size", "by", "until")}
-    if not hmac.compare_digest(_mac(token, oid, values), query.get("mac", "")):
+    if not hmac.compare_digest(_mac(token, subject, values), query.get("mac", "")):
         return False
     return int(values["until"]) > time.time() and token.allows("write", values["model"])
 
 
-def _mac(token: Token, oid: str, values: Mapping[str, str]) -> str:
-    message = "\0".join([oid, *(values[name] for name in ("model", "size", "by", "until"))])
+def _mac(token: Token, subject: str, values: Mapping[str, str]) -> str:
+    message = "\0".join([subject, *(values[name] for name in ("model", "size", "by", "until"))])
     return hmac.new(token.sha256.encode(), message.encode(), hashlib.sha256).hexdigest()
+
+
+def _of(sink: Sink, key: str) -> Iterator[Buffer]:
+    """What stands under `key`, read when the first of it is asked for."""
+    yield from sink.read(key)
+
+
+def _session(model_id: str, session: str) -> str:
+    return f"{_folder(model_id)}xet/{session}/"
 
 
 def _folder(model_id: str) -> str:

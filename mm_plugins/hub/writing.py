@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import secrets
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 from weakref import WeakValueDictionary
 
 from starlette.requests import Request
@@ -16,6 +18,7 @@ from starlette.responses import Response
 
 from mm_core import (
     ConflictError,
+    IntegrityError,
     InvalidNameError,
     ModelEntry,
     ModelStatus,
@@ -32,18 +35,18 @@ from mm_plugins.hub.catalog import MAIN, Model, commit_of
 from mm_plugins.hub.commits import Change, CommitSource, read_change
 from mm_plugins.hub.hub import Hub
 from mm_plugins.hub.routes import Handler, read_body
-from mm_plugins.hub.staging import PART, Stage, Staged, is_good, part_count, ticket
+from mm_plugins.hub.staging import PART, TICKET_SECONDS, Stage, Staged, is_good, part_count, ticket
 
 INLINE = 1 << 20
 """Files up to this size come with the commit itself."""
 
-INLINE_WITHOUT_LFS = 256 << 20
-"""The same for clients that send what is larger by Xet alone, which this hub does not speak."""
-
 _BODY = 16 << 20
 _MOST_TRIES = 8
-_XET_ONLY = re.compile(r"(?:hf_hub|huggingface_hub)/([2-9]|\d\d)")
 _OBJECT = re.compile(r"/mm/lfs/(?P<oid>[0-9a-f]{64})(?:/(?P<number>\d{1,6}))?")
+_XET = re.compile(
+    r"/mm/xet/(?P<session>[0-9a-f]{16})/v1/(?:xorbs/default/(?P<name>[0-9a-f]{64})|shards)"
+)
+_SHARD = 64 << 20
 _LFS_TYPE = "application/vnd.git-lfs+json"
 _SIZE_LIMIT = 1 << 50
 
@@ -62,7 +65,7 @@ class WriteRoutes:
             ("DELETE", "branch"): self.delete_branch,
             ("POST", "tag"): self.create_tag,
             ("DELETE", "tag"): self.delete_branch,
-            ("GET", "xet-write-token"): self.no_xet,
+            ("GET", "xet-write-token"): self.xet_token,
         }
 
     # -- repositories ------------------------------------------------------------------
@@ -108,14 +111,12 @@ class WriteRoutes:
         files = (await _json(request)).get("files")
         if not isinstance(files, list) or not all(isinstance(one, dict) for one in files):
             raise ProblemError(400, "preupload takes a list of files")
-        only_xet = _XET_ONLY.search(request.headers.get("user-agent", ""))
-        most = INLINE_WITHOUT_LFS if only_xet else INLINE
         return json_answer(
             {
                 "files": [
                     {
                         "path": str(one.get("path")),
-                        "uploadMode": "regular" if _size(one.get("size")) <= most else "lfs",
+                        "uploadMode": "regular" if _size(one.get("size")) <= INLINE else "lfs",
                         "shouldIgnore": False,
                     }
                     for one in files
@@ -123,13 +124,44 @@ class WriteRoutes:
             }
         )
 
-    async def no_xet(self, request: Request, caller: Caller, name: str, rest: str) -> Response:
-        """Say what a client should do that sends by Xet."""
-        raise ProblemError(
-            400,
-            f"This hub takes files of more than {INLINE_WITHOUT_LFS >> 20} MiB by LFS, not by Xet: "
-            "set HF_HUB_DISABLE_XET=1",
+    async def xet_token(self, request: Request, caller: Caller, name: str, rest: str) -> Response:
+        """Where to send by Xet: another place each time.
+
+        Clients leave out what they know to have sent to a place, and nothing stays there.
+        """
+        self._check(caller, name)
+        assert caller.token is not None
+        session = secrets.token_hex(8)
+        return json_answer(
+            {
+                "accessToken": ticket(caller.token, name, f"xet:{session}"),
+                "exp": int(time.time() + TICKET_SECONDS),
+                "casUrl": f"{self._hub.origin(request)}/mm/xet/{session}",
+            }
         )
+
+    async def xet(self, request: Request, path: str) -> Response:
+        """Take a xorb, or a shard."""
+        match = _XET.fullmatch(path)
+        if match is None or request.method != "POST":
+            raise ProblemError(404, "This hub takes xorbs and shards by Xet, and nothing else")
+        text = request.headers.get("authorization", "").removeprefix("Bearer ")
+        query = {name: values[-1] for name, values in parse_qs(text).items()}
+        session, name = match["session"], match["name"]
+        model_id, _ = await self._allowed(f"xet:{session}", query)
+        if name is not None:
+            await self._stage.take_xorb(model_id, session, name, request.stream())
+            return json_answer({"was_inserted": True})
+        data = await read_body(request, _SHARD)
+        await self._hub.in_thread(partial(self._stage.take_shard, model_id, session, data))
+        return json_answer({"result": 1})
+
+    async def _allowed(self, subject: str, query: Mapping[str, str]) -> tuple[str, int]:
+        """The model and the size that a ticket is for. `ProblemError` unless it is good."""
+        token = await self._hub.in_thread(lambda: self._hub.tokens.get(query.get("by", "")))
+        if not self._hub.config.uploads or token is None or not is_good(token, subject, query):
+            raise ProblemError(403, "This upload is not allowed, or not any more")
+        return query["model"], int(query["size"])
 
     async def batch(self, request: Request, caller: Caller, name: str) -> Response:
         """Where to send each object; those that the model has already need not be sent."""
@@ -172,10 +204,7 @@ class WriteRoutes:
         if match is None or request.method not in ("PUT", "POST"):
             raise ProblemError(404, "This hub has no such place for an upload")
         oid, query = match["oid"], dict(request.query_params)
-        token = await self._hub.in_thread(lambda: self._hub.tokens.get(query.get("by", "")))
-        if not self._hub.config.uploads or token is None or not is_good(token, oid, query):
-            raise ProblemError(403, "This upload is not allowed, or not any more")
-        model_id, size = query["model"], int(query["size"])
+        model_id, size = await self._allowed(oid, query)
         if request.method == "POST":  # all parts are there, says the client
             found = await self._hub.in_thread(partial(self._stage.find, model_id, oid, size))
             if found is None:
@@ -228,7 +257,10 @@ class WriteRoutes:
                 return commit_of(parent), used
             version = source.commit(_commit_of(parent) or "")
             to = self._hub.config.backend
-            self._hub.manager.pull_from(source, to=to, model_id=name, version=version)
+            try:
+                self._hub.manager.pull_from(source, to=to, model_id=name, version=version)
+            except IntegrityError as error:  # of what was sent
+                raise ProblemError(422, str(error)) from None
             named = None if model is None else model.aliases.get(branch)
             try:
                 self._hub.registry.set_alias(
