@@ -1,7 +1,8 @@
-"""Make the table of docs/serve-clients.md of what clients said.
+"""Make a table of docs/serve-clients.md of what clients said.
 
-``python docs/make_clients.py FILE…``, where each FILE is what
-``tests/integration/hub_client.py`` printed in an environment with one client.
+``python docs/make_clients.py reads|uploads FILE…``, where each FILE is what
+``tests/integration/hub_client.py``, or ``hub_uploads.py``, printed in an environment
+with one client.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).with_name("serve-clients.md")
-BEGIN, END = "<!-- made by docs/make_clients.py -->\n", "<!-- end -->\n"
+BEGIN, END = "<!-- made by docs/make_clients.py: {} -->\n", "<!-- end -->\n"
 
 
 def table(told: list[dict[str, object]]) -> str:
@@ -27,10 +28,11 @@ def table(told: list[dict[str, object]]) -> str:
 
 def main() -> None:
     """Put the table into the page."""
-    told = [json.loads(Path(name).read_text()) for name in sys.argv[1:]]
-    before, _, rest = PAGE.read_text().partition(BEGIN)
+    begin = BEGIN.format(sys.argv[1])
+    told = [json.loads(Path(name).read_text()) for name in sys.argv[2:]]
+    before, _, rest = PAGE.read_text().partition(begin)
     after = rest.partition(END)[2]
-    PAGE.write_text(before + BEGIN + table(told) + END + after)
+    PAGE.write_text(before + begin + table(told) + END + after)
 
 
 if __name__ == "__main__":

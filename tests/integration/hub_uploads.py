@@ -17,12 +17,12 @@ from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOpera
 from huggingface_hub.errors import HfHubHTTPError
 
 REPO, FOLDER = sys.argv[1], Path(sys.argv[2])
-seen = {"huggingface_hub": huggingface_hub.__version__}
+results = {}
 api = HfApi()
 
 
-def note(name, value):
-    seen[name] = value
+def note(name, holds):
+    results[name] = "not installed" if holds is None else "ok" if holds else "fails"
 
 
 def files(revision=None):
@@ -44,18 +44,18 @@ def refused(work):
 sent = {p.relative_to(FOLDER).as_posix(): p.read_bytes() for p in FOLDER.rglob("*") if p.is_file()}
 
 api.create_repo(REPO)
-note("create_repo twice", refused(lambda: api.create_repo(REPO)) is None)  # none is there yet
+note("create_repo", refused(lambda: api.create_repo(REPO)) is None)  # none is there yet
 first = api.upload_folder(repo_id=REPO, folder_path=FOLDER, commit_message="the first")
-note("create_repo of what is there", refused(lambda: api.create_repo(REPO)) == 409)
+note("create_repo_of_what_is_there", refused(lambda: api.create_repo(REPO)) == 409)
 api.create_repo(REPO, exist_ok=True)
 note("upload_folder", files() == sent)
-note("commit", api.model_info(REPO).sha == first.oid)
+note("commit_is_told", api.model_info(REPO).sha == first.oid)
 again = api.upload_folder(repo_id=REPO, folder_path=FOLDER)
-note("nothing new is no commit", again.oid == first.oid)
+note("no_commit_of_nothing_new", again.oid == first.oid)
 
 api.upload_file(path_or_fileobj=b"more\n", path_in_repo="notes/more.txt", repo_id=REPO)
 note("upload_file", files() == {**sent, "notes/more.txt": b"more\n"})
-note("the first stays", files(first.oid) == sent)
+note("former_commits_stay", files(first.oid) == sent)
 api.create_commit(
     repo_id=REPO,
     commit_message="three at once",
@@ -70,18 +70,18 @@ note("create_commit", files() == {**changed, "copy/weights.bin": sent["weights.b
 api.delete_file("copy/weights.bin", REPO)
 note("delete_file", files() == changed)
 missing = refused(lambda: api.delete_file("none", REPO))
-note("deleting what is not there", missing == 404)
+note("delete_file_that_is_not_there", missing == 404)
 late = refused(
     lambda: api.upload_file(
         path_or_fileobj=b"x", path_in_repo="x", repo_id=REPO, parent_commit=first.oid
     )
 )
-note("a parent that is not the newest", late == 412)
+note("parent_commit", late == 412)
 
 api.create_branch(REPO, branch="dev", revision=first.oid)
 note("create_branch", files("dev") == sent)
 api.upload_file(path_or_fileobj=b"dev", path_in_repo="dev.txt", repo_id=REPO, revision="dev")
-note("upload to a branch", (files("dev"), files()) == ({**sent, "dev.txt": b"dev"}, changed))
+note("upload_to_a_branch", (files("dev"), files()) == ({**sent, "dev.txt": b"dev"}, changed))
 api.create_tag(REPO, tag="v1", revision=first.oid)
 note("create_tag", files("v1") == sent)
 api.delete_tag(REPO, tag="v1")
@@ -96,7 +96,7 @@ run = subprocess.run(
     check=False,
     env=os.environ,
 )
-note("hf upload", run.returncode == 0 and files() == sent)
+note("hf_upload", run.returncode == 0 and files() == sent)
 if run.returncode:
     print(run.stdout, run.stderr, file=sys.stderr)
 
@@ -109,4 +109,4 @@ try:
 except ImportError:
     note("push_to_hub", None)
 
-json.dump(seen, sys.stdout)
+print(json.dumps({"version": huggingface_hub.__version__, "results": results}))

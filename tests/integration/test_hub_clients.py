@@ -116,5 +116,6 @@ def test_each_client(hub, local, tmp_path, client):
 
 def test_the_matrix_in_the_docs_is_of_these_checks():
     """Each check that clients are put to is a row of docs/serve-clients.md, and no other is."""
-    rows = re.findall(r"^\| `(\w+)` \|", MATRIX.read_text(), re.MULTILINE)
+    reading = MATRIX.read_text().partition("<!-- end -->")[0]
+    rows = re.findall(r"^\| `(\w+)` \|", reading, re.MULTILINE)
     assert sorted(rows) == sorted(re.findall(r"^@check\ndef (\w+)", CLIENT.read_text(), re.M))
