@@ -39,6 +39,7 @@ _EXPORTS = {
     "mm_core.signatures.shelf": ("Bundle", "could_be_bundle"),
     "mm_core.signatures.checking": ("CheckedSignature", "SignatureState", "check_signatures"),
     "mm_core.plugin_config": ("PluginConfig",),
+    "mm_core.results": ("Shown",),
     "mm_core.lazy_config": ("LazyConfig",),
     "mm_core.plugins": ("Plugins",),
     "mm_core.hookspecs": ("MM_API", "PlanContext", "hookimpl"),
@@ -182,6 +183,7 @@ if TYPE_CHECKING:
     from mm_core.redaction import remember_secret as remember_secret
     from mm_core.registry import ModelRegistry as ModelRegistry
     from mm_core.registry.queries import Query as Query
+    from mm_core.results import Shown as Shown
     from mm_core.schemas import Action as Action
     from mm_core.schemas import Manifest as Manifest
     from mm_core.schemas import ModelEntry as ModelEntry

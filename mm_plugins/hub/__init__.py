@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import click
 
     from mm_core import ModelManager
+    from mm_plugins.hub.pulls import Pulls
 
 
 @hookimpl
@@ -35,6 +36,9 @@ class HubService(Service):
     else:
         Config = LazyConfig("mm_plugins.hub.config:HubConfig")
 
+    pulls: Pulls | None = None
+    """The pulls of the process, where an application takes over from a former one."""
+
     def app(self, manager: ModelManager) -> ASGIApp:
         """The application; `MissingExtraError` without the libraries that it is made of."""
         try:
@@ -43,4 +47,4 @@ class HubService(Service):
             raise MissingExtraError(
                 f"the hub needs {error.name}", hint="pip install 'model-manager[serve]'"
             ) from error
-        return make_hub(manager, self.config)
+        return make_hub(manager, self.config, self.pulls)

@@ -132,5 +132,5 @@ def forbidden(message: str, *, known: bool) -> ProblemError:
 
 def _line(text: str) -> str:
     """`text` as the value of a header."""
-    line = " ".join(text.split())[:1000]
+    line = "".join(c if c.isprintable() else " " for c in text[:1000])
     return line.encode("latin-1", errors="replace").decode("latin-1")

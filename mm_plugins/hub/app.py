@@ -7,16 +7,22 @@ from urllib.parse import unquote
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp as StarletteApp
 from starlette.types import Receive, Scope, Send
 
 from mm_core import ASGIApp, InvalidNameError, MMError, ModelManager, check_path
 from mm_plugins.hub.access import Caller
+from mm_plugins.hub.actions import Actions
 from mm_plugins.hub.answers import ProblemError, json_answer, problem_of
 from mm_plugins.hub.config import HubConfig
 from mm_plugins.hub.edge import CALLER, ROUTE, Edge
 from mm_plugins.hub.hub import Hub
 from mm_plugins.hub.metrics import TEXT, Metrics
+from mm_plugins.hub.pulls import Pulls
+from mm_plugins.hub.rest.app import make_rest
+from mm_plugins.hub.rest.base import PREFIX, Rest
 from mm_plugins.hub.routes import ReadRoutes
+from mm_plugins.hub.shelf import Shelf
 from mm_plugins.hub.writing import WriteRoutes
 
 _RESOLVE = re.compile(r"/(?P<name>.+?)/(?:resolve|raw)/(?P<revision>[^/]+)/(?P<path>.+)")
@@ -24,10 +30,14 @@ _BATCH = ".git/info/lfs/objects/batch"
 _MOST_PARTS = 8
 
 
-def make_hub(manager: ModelManager, config: HubConfig) -> ASGIApp:
-    """The application that serves what `manager` reaches, by `config`."""
-    hub, metrics = Hub(manager, config), Metrics()
+def make_hub(manager: ModelManager, config: HubConfig, pulls: Pulls | None = None) -> ASGIApp:
+    """The application that serves what `manager` reaches, by `config`.
+
+    `pulls` are those of the process, where it has some already.
+    """
+    hub, metrics = Hub(manager, config, Pulls() if pulls is None else pulls), Metrics()
     hub.sink  # noqa: B018  # a backend that cannot be is told now, not to the first client
+    hub.pulls.at_once = config.pulls
     return Edge(_Door(hub, Front(hub, metrics)), metrics)
 
 
@@ -59,6 +69,8 @@ class Front:
     """Finds out what is meant, who asks, and lets the routes answer."""
 
     def __init__(self, hub: Hub, metrics: Metrics) -> None:
+        shelf = Shelf(hub)
+        self._rest = make_rest(Rest(hub, shelf, Actions(hub, shelf)))
         self._hub = hub
         self._metrics = metrics
         self._read = ReadRoutes(hub)
@@ -92,12 +104,15 @@ class Front:
             raise _no_route("/metrics")
         return Response(self._metrics.text(), media_type=TEXT)
 
-    async def answer(self, request: Request) -> Response:
-        """The answer of the protocol. Errors pass: the edge has words for them."""
+    async def answer(self, request: Request) -> StarletteApp:
+        """What answers. Errors pass: the edge has words for them."""
         raw = request.scope.get("raw_path") or request.url.path.encode()
         path = raw.decode("ascii", "replace").partition("?")[0]
         if path in self._plain and request.method in ("GET", "HEAD"):
             return await self._plain[path](request)
+        if path == PREFIX or path.startswith(f"{PREFIX}/"):
+            request.scope[ROUTE] = "rest"
+            return self._rest
         if path.startswith("/api/"):
             return await self._api(request, path)
         if path.startswith(("/mm/lfs/", "/mm/xet/")):

@@ -6,7 +6,7 @@ import hashlib
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -60,7 +60,7 @@ def tag_of(file: StoredFile) -> str:
 
 @dataclass(frozen=True)
 class Model:
-    """The AVAILABLE versions of one model, the newest last."""
+    """Versions of one model, the newest last: in a `Catalog`, the AVAILABLE ones."""
 
     id: str
     versions: tuple[ModelEntry, ...]
@@ -74,7 +74,13 @@ class Model:
     def main(self) -> ModelEntry:
         """What is meant where nobody says which: ``main``, else ``latest``, else the newest."""
         named = self.aliases.get(MAIN) or self.aliases.get("latest")
-        return named or self.versions[-1]
+        return named or self.newest
+
+    @property
+    def newest(self) -> ModelEntry:
+        """The newest version that can be loaded; where none can, the newest of all."""
+        loadable = (e for e in reversed(self.versions) if e.status is ModelStatus.AVAILABLE)
+        return next(loadable, self.versions[-1])
 
     def find(self, revision: str) -> ModelEntry | None:
         """The version that a branch, a tag, or a commit names."""
@@ -166,7 +172,7 @@ class Catalog:
         with self._listing:  # one at a time: it may take long
             began = time.monotonic()
             if began >= self._list_until:
-                self._list = _by_model(self._available(Query()))
+                self._list = by_model(self._available(Query()))
                 took = time.monotonic() - began
                 self._list_until = began + took + max(self._refresh, _LISTING_SHARE * took)
             return self._list
@@ -187,7 +193,8 @@ class Catalog:
         ]
 
 
-def _by_model(entries: list[ModelEntry]) -> tuple[Model, ...]:
+def by_model(entries: Iterable[ModelEntry]) -> tuple[Model, ...]:
+    """Versions, the older first, as the models that they are of."""
     grouped: dict[str, list[ModelEntry]] = {}
     for entry in entries:
         grouped.setdefault(entry.model_id, []).append(entry)

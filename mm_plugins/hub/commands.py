@@ -56,6 +56,7 @@ def serve(state: Any, /, **flags: Any) -> None:
     settings are in the section `serve` of mm.yaml, which SIGHUP reads again.
     """
     try:
+        from mm_plugins.hub.pulls import Pulls
         from mm_plugins.hub.server import Reloadable, listen, run, url_of
     except ModuleNotFoundError as error:
         raise MissingExtraError(
@@ -66,12 +67,14 @@ def serve(state: Any, /, **flags: Any) -> None:
     given = {name: value for name, value in flags.items() if value is not None}
     state.overrides |= {f"serve.{name}": value for name, value in given.items()}
     configs: list[HubConfig] = []
+    pulls = Pulls()  # they go on, and are told of, when the settings are read again
 
     def make() -> tuple[ASGIApp, Callable[[], None]]:
         manager = ModelManager(state.settings(), backend=state.backend)
         service: Any = service_of(manager)
         configs.append(service.config)
-        return service.app(manager), manager.close
+        service.pulls = pulls
+        return service.app(manager), lambda: pulls.when_free(manager, manager.close)
 
     app = Reloadable(make)
     config = configs[0]
@@ -86,7 +89,7 @@ def serve(state: Any, /, **flags: Any) -> None:
         quiet=[url],
     )
     sys.stdout.flush()
-    run(app, config, sock)
+    run(app, config, sock, stopping=pulls.close)
 
 
 @cli_group("token", examples=_TOKENS)

@@ -9,12 +9,17 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from mm_core import Names, PluginConfig, Seconds, Size
+from mm_plugins.hub.origins import check_glob
 
 
 def _address(names: list[str]) -> list[str]:
     for name in names:
         ipaddress.ip_network(name, strict=False)
     return names
+
+
+def _globs(globs: list[str]) -> list[str]:
+    return [check_glob(glob) for glob in globs]
 
 
 def _origin(text: str) -> str:
@@ -102,6 +107,14 @@ class HubConfig(PluginConfig):
     )
     pull_through: PullThrough | None = Field(
         default=None, description="Fetch what is asked for and missing, and serve it meanwhile"
+    )
+    pull_sources: Annotated[Names, AfterValidator(_globs)] = Field(
+        default_factory=lambda: ["hf://*"],
+        description="Globs of what may be pulled by who asks over the network; no folder, unless "
+        "it is listed",
+    )
+    pulls: int = Field(
+        default=2, ge=1, le=64, description="Pulls at once that were asked for over the network"
     )
     metrics: bool = Field(default=True, description="Whether /metrics answers")
 

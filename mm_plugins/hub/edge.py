@@ -19,8 +19,8 @@ from mm_plugins.hub.metrics import Metrics
 logger = logging.getLogger("mm_plugins.hub.access")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-ROUTE, CALLER = "mm.route", "mm.caller"
-"""Where a request notes, for the log and the numbers, what answered it and who asked."""
+ROUTE, CALLER, FAILURE = "mm.route", "mm.caller", "mm.failure"
+"""Where a request notes, for the log and the numbers, what answered, who asked, what failed."""
 
 
 class Edge:
@@ -66,6 +66,7 @@ class Edge:
         if route == "health":
             return
         client = visit.scope.get("client")
+        failure = visit.failure or visit.scope.get(FAILURE)
         logger.info(
             "%s %s %s",
             method,
@@ -78,7 +79,7 @@ class Edge:
                 "route": route,
                 "bytes": visit.sent,
                 "seconds": round(seconds, 4),
-                **({"failure": visit.failure} if visit.failure else {}),
+                **({"failure": failure} if failure else {}),
             },
         )
 

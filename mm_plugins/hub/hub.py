@@ -18,6 +18,7 @@ from mm_plugins.hub.access import Caller, Failures
 from mm_plugins.hub.answers import ProblemError
 from mm_plugins.hub.catalog import MAIN, Catalog, Model, Version
 from mm_plugins.hub.config import HubConfig
+from mm_plugins.hub.pulls import Pulls
 from mm_plugins.hub.reading import FileBytes, RangedBytes
 from mm_plugins.hub.tokens import Token, TokenBook, looks_like_ours
 from mm_plugins.hub.upstream import Upstream
@@ -33,6 +34,7 @@ class Hub:
 
     manager: ModelManager
     config: HubConfig
+    pulls: Pulls = field(default_factory=Pulls)
     failures: Failures = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,6 +78,7 @@ class Hub:
 
     def close(self) -> None:
         """Let go of all threads; those that still work end on their own."""
+        self.pulls.close()
         if self.upstream is not None:
             self.upstream.close()
         for pool in (self.readers, self.askers):

@@ -77,9 +77,17 @@ class Reloadable:
 class Server(uvicorn.Server):
     """uvicorn, with the port that it got told to whoever started it, and SIGHUP."""
 
-    def __init__(self, config: uvicorn.Config, app: Reloadable) -> None:
+    def __init__(
+        self, config: uvicorn.Config, app: Reloadable, stopping: Callable[[], None]
+    ) -> None:
         super().__init__(config)
         self._reloadable = app
+        self._stopping = stopping
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End what would not end by itself; then let the rest end."""
+        self._stopping()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -134,8 +142,16 @@ def url_of(config: HubConfig, sock: socket.socket) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def run(app: Reloadable, config: HubConfig, sock: socket.socket) -> None:
-    """Answer until a signal; then let the running answers end, for `drain` seconds at most."""
+def run(
+    app: Reloadable,
+    config: HubConfig,
+    sock: socket.socket,
+    stopping: Callable[[], None] = lambda: None,
+) -> None:
+    """Answer until a signal; then let the running answers end, for `drain` seconds at most.
+
+    `stopping` is called as soon as the signal comes.
+    """
     settings = uvicorn.Config(
         app,
         http="httptools",
@@ -153,7 +169,7 @@ def run(app: Reloadable, config: HubConfig, sock: socket.socket) -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(config.drain)),
     )
-    server = Server(settings, app)
+    server = Server(settings, app, stopping)
     try:
         server.run(sockets=[sock])
     finally:

@@ -194,16 +194,36 @@ class Upstream:
 
     def pull(self, coming: Coming) -> None:
         """Bring it into the backend: in a thread."""
-        self.hub.manager.pull(
+        model_id, revision = coming.version.model.id, coming.plan.snapshot.revision
+        flight = self.hub.pulls.enter(
             coming.url,
-            to=self.hub.config.backend,
-            revision=coming.plan.snapshot.revision,
-            aliases=coming.aliases,
-            through=coming.tee,
-            on_event=coming.hear,
+            kind="through",
             cancelled=coming.cancelled,
-            **self._options(coming.version.model.id),
+            model_id=model_id,
+            version=coming.plan.version,
+            revision=revision,
+            aliases=coming.aliases,
         )
+
+        def hear(event: TransferEvent) -> None:
+            coming.hear(event)
+            flight.hear(event)
+
+        try:
+            pulled = self.hub.manager.pull(
+                coming.url,
+                to=self.hub.config.backend,
+                revision=revision,
+                aliases=coming.aliases,
+                through=coming.tee,
+                on_event=hear,
+                cancelled=coming.cancelled,
+                **self._options(model_id),
+            )
+        except Exception as error:
+            flight.end(error)
+            raise
+        flight.end(entry=pulled.entry)
 
     def ended(self, coming: Coming) -> None:
         """It is in the backend now, or failed; then it is tried again after a while."""

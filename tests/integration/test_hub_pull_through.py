@@ -108,6 +108,8 @@ def test_what_is_told_is_the_same_before_and_after(upstream, tmp_path, local):
         until(lambda: (e := entry_of(local)) is not None and e.status.value == "AVAILABLE")
         until(lambda: served.get_json("/api/models") != [])
         assert told() == before
+        (pull,) = served.get_json("/mm/v1/pulls")["pulls"]
+        assert (pull["kind"], pull["status"], pull["model_id"]) == ("through", "done", ID)
         digest = hashlib.sha256(FILES["config.json"]).hexdigest()
         assert before[1][0][0] == f'"{digest}"'
 

@@ -1,0 +1,1 @@
+"""The page for people: templates, and what stands beside them."""
