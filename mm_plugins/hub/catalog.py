@@ -19,6 +19,7 @@ from mm_core import (
     ModelEntry,
     ModelRegistry,
     ModelStatus,
+    ModelType,
     Query,
     StoredFile,
     UsageError,
@@ -110,6 +111,14 @@ class Version:
     def files(self) -> Mapping[str, StoredFile]:
         """The files by path, in the order of their paths."""
         return {file.path: file for file in sorted(self.manifest.files, key=lambda f: f.path)}
+
+
+def empty(model_id: str, root: str) -> Version:
+    """A model that has been announced, with nothing in it."""
+    name = hashlib.sha1(f"empty\0{model_id}".encode(), usedforsecurity=False).hexdigest()
+    manifest = Manifest(model_id=model_id, version=name, model_type=ModelType.OTHER, files=())
+    entry = ModelEntry(model_id=model_id, version=name, path=root, status=ModelStatus.DOWNLOADING)
+    return Version(Model(model_id, (entry,)), entry, manifest, name)
 
 
 class Catalog:

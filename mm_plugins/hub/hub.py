@@ -16,10 +16,11 @@ from mm_core import ModelEntry, ModelManager, ModelRegistry, Sink, StoredFile
 from mm_plugins.hub import answers
 from mm_plugins.hub.access import Caller, Failures
 from mm_plugins.hub.answers import ProblemError
-from mm_plugins.hub.catalog import MAIN, Catalog, Model, Version
+from mm_plugins.hub.catalog import MAIN, Catalog, Model, Version, empty
 from mm_plugins.hub.config import HubConfig
 from mm_plugins.hub.pulls import Pulls
 from mm_plugins.hub.reading import FileBytes, RangedBytes
+from mm_plugins.hub.staging import Stage
 from mm_plugins.hub.tokens import Token, TokenBook, looks_like_ours
 from mm_plugins.hub.upstream import Upstream
 
@@ -65,6 +66,11 @@ class Hub:
         """Where missing models are looked for, if anywhere."""
         wanted = self.config.pull_through
         return None if wanted is None else Upstream(self, wanted)
+
+    @cached_property
+    def stage(self) -> Stage:
+        """Where what clients send waits for its commit."""
+        return Stage(self)
 
     @cached_property
     def readers(self) -> ThreadPoolExecutor:
@@ -128,7 +134,7 @@ class Hub:
         if not caller.sees(model_id):
             raise answers.no_repo(model_id, known=caller.token is not None)
         found = await self.look_up(model_id)
-        return found or (await self._coming(caller, model_id, MAIN)).model
+        return found or (await self._elsewhere(caller, model_id, MAIN)).model
 
     async def version(self, caller: Caller, model_id: str, revision: str = MAIN) -> Version:
         """That version of it, with its files."""
@@ -137,18 +143,26 @@ class Hub:
         model = await self.look_up(model_id)
         entry = None if model is None else model.find(revision)
         if model is None or entry is None:
-            return await self._coming(caller, model_id, revision)
+            return await self._elsewhere(caller, model_id, revision)
         return await self.with_files(model, entry)
 
-    async def _coming(self, caller: Caller, model_id: str, revision: str) -> Version:
-        """What the backend does not have, as upstream has it."""
+    async def _elsewhere(self, caller: Caller, model_id: str, revision: str) -> Version:
+        """What is no version of the registry: announced by who uploads it, or upstream."""
         known = caller.token is not None
+        if revision == MAIN and await self.is_announced(model_id):
+            return empty(model_id, self.sink.root)
         if self.upstream is not None and self.upstream.fits(model_id):
             name = revision.removeprefix("refs/heads/").removeprefix("refs/tags/")
             return (await self.upstream.find(model_id, name, known=known)).version
         if await self.look_up(model_id) is None:
             raise answers.no_repo(model_id, known=known)
         raise answers.no_revision(revision)
+
+    async def is_announced(self, model_id: str) -> bool:
+        """Whether somebody is about to upload a model of this id, which has no version yet."""
+        if not self.config.uploads or await self.look_up(model_id) is not None:
+            return False
+        return await self.in_thread(partial(self.stage.is_announced, model_id))
 
     async def with_files(self, model: Model, entry: ModelEntry) -> Version:
         """A version of a model, with its files."""

@@ -122,6 +122,20 @@ class Stage:
         key = f"{_folder(model_id)}{secrets.token_hex(16)}/00001"
         return await self.keep(key, stream, size=None)
 
+    # -- models without a version --------------------------------------------------------
+
+    def announce(self, model_id: str) -> None:
+        """There is such a model for a day, though nothing is in it yet."""
+        self._hub.sink.put(_announced(model_id), b"{}")
+
+    def is_announced(self, model_id: str) -> bool:
+        """Whether that was said."""
+        return self._hub.sink.stat(_announced(model_id)) is not None
+
+    def withdraw(self, model_id: str) -> None:
+        """It has a version now, or nobody wants it any more."""
+        self._hub.sink.delete([_announced(model_id)])
+
     # -- what is there -----------------------------------------------------------------
 
     def find(self, model_id: str, oid: str, size: int | None) -> Staged | None:
@@ -221,6 +235,10 @@ def _mac(token: Token, subject: str, values: Mapping[str, str]) -> str:
 def _of(sink: Sink, key: str) -> Iterator[Buffer]:
     """What stands under `key`, read when the first of it is asked for."""
     yield from sink.read(key)
+
+
+def _announced(model_id: str) -> str:
+    return f"{_folder(model_id)}announced.json"
 
 
 def _session(model_id: str, session: str) -> str:

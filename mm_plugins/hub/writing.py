@@ -35,7 +35,7 @@ from mm_plugins.hub.catalog import MAIN, Model, commit_of
 from mm_plugins.hub.commits import Change, CommitSource, read_change
 from mm_plugins.hub.hub import Hub
 from mm_plugins.hub.routes import Handler, read_body
-from mm_plugins.hub.staging import PART, TICKET_SECONDS, Stage, Staged, is_good, part_count, ticket
+from mm_plugins.hub.staging import PART, TICKET_SECONDS, Staged, is_good, part_count, ticket
 
 INLINE = 1 << 20
 """Files up to this size come with the commit itself."""
@@ -56,7 +56,7 @@ class WriteRoutes:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._stage = Stage(hub)
+        self._stage = hub.stage
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.words: dict[tuple[str, str], Handler] = {
             ("POST", "preupload"): self.preupload,
@@ -71,7 +71,7 @@ class WriteRoutes:
     # -- repositories ------------------------------------------------------------------
 
     async def create(self, request: Request, caller: Caller) -> Response:
-        """Say that a model may be uploaded; there is one once it has a version."""
+        """Announce a model, which has nothing in it yet."""
         document = await _json(request)
         model_id = _named(document)
         self._check(caller, model_id)
@@ -83,16 +83,23 @@ class WriteRoutes:
                 hint="`serve.private` of the hub says which models are private",
             )
         told = {"url": f"{self._hub.origin(request)}/{model_id}", "name": model_id, "id": model_id}
-        if await self._hub.look_up(model_id) is not None:
+        there = await self._hub.look_up(model_id) is not None
+        if there or await self._hub.is_announced(model_id):
             message = "You already created this model repo"
             return json_answer({**told, "error": message}, 409, {"X-Error-Message": message})
+        await self._hub.in_thread(partial(self._stage.announce, model_id))
         return json_answer(told)
 
     async def delete(self, request: Request, caller: Caller) -> Response:
         """Take all versions of a model out of use; their bytes stay until `mm gc`."""
         model_id = _named(await _json(request))
         self._check(caller, model_id, scope="admin")
-        model = await self._hub.model(caller, model_id)
+        if await self._hub.is_announced(model_id):
+            await self._hub.in_thread(partial(self._stage.withdraw, model_id))
+            return json_answer({})
+        model = await self._hub.look_up(model_id)
+        if model is None:
+            raise answers.no_repo(model_id, known=True)
 
         def remove() -> None:
             for entry in model.versions:
@@ -236,6 +243,7 @@ class WriteRoutes:
             self._hub.catalog.forget(name)
             await self._hub.in_thread(partial(self._stage.forget, change.inline))
         await self._hub.in_thread(partial(self._stage.forget, used))
+        await self._hub.in_thread(partial(self._stage.withdraw, name))
         url = f"{self._hub.origin(request)}/{name}/commit/{commit}"
         return json_answer(
             {"success": True, "commitUrl": url, "commitOid": commit, "hookOutput": ""}
@@ -345,7 +353,9 @@ class WriteRoutes:
     ) -> Response:
         self._check(caller, name)
         alias = check_alias(alias)
-        model = await self._hub.model(caller, name)
+        model = await self._hub.look_up(name)
+        if model is None:
+            raise answers.no_repo(name, known=True)
         entry = model.find(start)
         if entry is None:
             raise answers.no_revision(start)

@@ -7,6 +7,7 @@ The hub has ``org/tiny``, with an older version that the alias ``old`` names, an
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -223,6 +224,13 @@ def transformers_AutoModel(tmp):
     return None
 
 
+def version() -> str:
+    """Of the client, and of transformers where it is there to be tried."""
+    if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
+        return hf.__version__
+    return f"{hf.__version__}, transformers {importlib.metadata.version('transformers')}"
+
+
 def main() -> None:
     results = {}
     for name, function in CHECKS.items():
@@ -231,7 +239,7 @@ def main() -> None:
                 results[name] = function(tmp) or "ok"
             except Exception:
                 results[name] = traceback.format_exc()[-3000:]
-    print(json.dumps({"version": hf.__version__, "results": results}))
+    print(json.dumps({"version": version(), "results": results}))
 
 
 if __name__ == "__main__":

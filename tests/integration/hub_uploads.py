@@ -6,6 +6,8 @@ imports nothing but the client.
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import json
 import os
 import subprocess
@@ -23,6 +25,14 @@ api = HfApi()
 
 def note(name, holds):
     results[name] = "not installed" if holds is None else "ok" if holds else "fails"
+
+
+def version():
+    """Of the client, and of transformers where it is there to be tried."""
+    if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
+        return huggingface_hub.__version__
+    found = importlib.metadata.version("transformers")
+    return f"{huggingface_hub.__version__}, transformers {found}"
 
 
 def files(revision=None):
@@ -44,7 +54,9 @@ def refused(work):
 sent = {p.relative_to(FOLDER).as_posix(): p.read_bytes() for p in FOLDER.rglob("*") if p.is_file()}
 
 api.create_repo(REPO)
-note("create_repo", refused(lambda: api.create_repo(REPO)) is None)  # none is there yet
+note("create_repo", refused(lambda: api.create_repo(REPO)) == 409)
+empty = api.repo_exists(REPO) and not api.file_exists(REPO, "config.json")
+note("a_repo_without_a_commit", empty and api.list_repo_files(REPO) == [])
 first = api.upload_folder(repo_id=REPO, folder_path=FOLDER, commit_message="the first")
 note("create_repo_of_what_is_there", refused(lambda: api.create_repo(REPO)) == 409)
 api.create_repo(REPO, exist_ok=True)
@@ -109,4 +121,4 @@ try:
 except ImportError:
     note("push_to_hub", None)
 
-print(json.dumps({"version": huggingface_hub.__version__, "results": results}))
+print(json.dumps({"version": version(), "results": results}))
