@@ -146,6 +146,15 @@ class Sink(ABC):
     def url(self, key: str) -> str:
         """What another program opens: a path on a local disk, else a URL without secrets."""
 
+    def signed_url(self, key: str, *, seconds: int) -> str | None:
+        """An http(s) address of the object under `key` for whoever has it, for so long.
+
+        It takes GET, with a Range, and needs no header. Whether there is an object is not
+        asked. The address is a secret: it goes to those who may read the object, and
+        into no log. None where the store gives out no such addresses.
+        """
+        return None
+
     def free_bytes(self) -> int | None:
         """Bytes that may still be stored; None where nobody can say."""
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -89,6 +89,16 @@ class HubConfig(PluginConfig):
     )
     failures: int = Field(
         default=20, ge=1, description="Wrong tokens a minute from one address until it must wait"
+    )
+    bytes: Literal["proxy", "redirect"] = Field(
+        default="proxy",
+        description="Whether files pass through the hub, or clients are sent to S3 or GCS for them",
+    )
+    redirect_for: Seconds = Field(
+        default=3600.0,
+        ge=60,
+        le=7 * 24 * 3600,
+        description="Seconds for which such an address is good; it should outlive a download",
     )
     readers: int = Field(
         default=64, ge=1, le=1024, description="Reads from the backend at once, over all clients"

@@ -26,6 +26,9 @@ from mm_plugins.hub.upstream import Upstream
 
 T = TypeVar("T")
 
+SENT_ELSEWHERE = 1 << 20
+"""Files below this size are answered at once: two answers would take longer."""
+
 BAD_TOKEN = "Invalid credentials in Authorization header"  # noqa: S105  # the Hub's words
 
 
@@ -188,6 +191,13 @@ class Hub:
     def stored_bytes(self, file: StoredFile) -> RangedBytes:
         """The bytes of a file that stands in the backend."""
         return RangedBytes(file, partial(self.sink.read, file.key), self.readers)
+
+    async def address(self, version: Version, file: StoredFile) -> str | None:
+        """Where the store itself gives out a file, if clients are to be sent there."""
+        if self.config.bytes != "redirect" or file.size < SENT_ELSEWHERE or version.coming:
+            return None
+        seconds = int(self.config.redirect_for)
+        return await self.in_thread(lambda: self.sink.signed_url(file.key, seconds=seconds))
 
     def origin(self, request: Request) -> str:
         """What the client calls this hub by."""

@@ -17,7 +17,7 @@ from mm_plugins.hub.access import Caller
 from mm_plugins.hub.answers import ProblemError, json_answer
 from mm_plugins.hub.catalog import MAIN, Model, Version
 from mm_plugins.hub.hub import Hub
-from mm_plugins.hub.sending import answer_file, answer_head
+from mm_plugins.hub.sending import answer_elsewhere, answer_file, answer_head
 
 PAGE = 1000
 """The most models, and files, of one page."""
@@ -145,6 +145,9 @@ class ReadRoutes:
         version, file, source = await self._hub.file(caller, name, revision, path)
         if request.method == "HEAD":
             return answer_head(version, file)
+        url = await self._hub.address(version, file)
+        if url is not None:
+            return answer_elsewhere(version, file, url)
         return answer_file(version, file, source, request.headers)
 
     def _found(self, caller: Caller, query: QueryParams) -> list[Model]:

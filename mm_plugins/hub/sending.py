@@ -98,6 +98,14 @@ def answer_file(
     return FileAnswer(source, headers, span, 206)
 
 
+def answer_elsewhere(version: Version, file: StoredFile, url: str) -> Response:
+    """The answer to GET that sends a client to where the store has the file."""
+    headers = {**file_headers(version, file), "Location": url, "Cache-Control": "no-store"}
+    if file.size <= UNSTATED:
+        headers["X-Linked-Size"] = str(file.size)
+    return Response(None, 302, headers)
+
+
 async def _send_all(first: bytes, rest: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
     """Send the bytes until there are no more, or until the client is gone."""
     gone = asyncio.ensure_future(_until_gone(receive))

@@ -194,6 +194,17 @@ class GcsApi:
         host = urlsplit(self._fs._location).hostname or ""  # noqa: SLF001  # as below
         return host == "googleapis.com" or host.endswith(".googleapis.com")
 
+    def signed_url(self, bucket: str, key: str, *, name: str, seconds: int) -> str | None:
+        """A URL of an object for whoever has it; None where the credentials sign nothing."""
+        with _translated(name):
+            from google.auth.credentials import Signing
+
+            fs = self._fs
+            if self._user_project or not isinstance(fs.credentials.credentials, Signing):
+                return None
+            url: str = fs.sign(f"{bucket}/{key}", expiration=seconds, version="v4")
+            return url
+
     def close(self) -> None:
         """Let the connections go; the next call opens new ones."""
         self._direct.close()

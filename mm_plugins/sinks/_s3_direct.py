@@ -145,6 +145,13 @@ class Direct:
             while count := answer.readinto(buffer):
                 yield buffer[:count]
 
+    def signed_url(self, key: str, seconds: int) -> str | None:
+        """A URL of an object for whoever has it; None where there is no such URL."""
+        routes = self.routes()
+        if routes is None:
+            return None
+        return routes.get.signed_url(self._who().credentials, key, seconds)
+
     def move(self, used: Routes) -> None:
         """After an `ElsewhereError`: ask botocore again, which learns from its own requests.
 

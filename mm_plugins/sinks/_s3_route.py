@@ -65,6 +65,14 @@ class Route:
             every = self.signer.sign(who, self.method, path, query, every)
         return url, every
 
+    def signed_url(self, who: Credentials | None, key: str, seconds: int) -> str | None:
+        """A URL of `key` for whoever has it; None where it would need a header, or nobody signs."""
+        if self.signer is None or who is None or self.headers.keys() - {"host"}:
+            return None
+        path = self.folder + encoded(key)
+        query = self.signer.signed_query(who, path, self.headers["host"], seconds)
+        return f"{self.origin}{path}?{query}"
+
     @property
     def secure(self) -> bool:
         """Whether TLS keeps the bytes whole on their way."""

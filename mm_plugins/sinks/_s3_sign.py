@@ -11,7 +11,7 @@ import hmac
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, urlencode
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 UNSIGNED = "UNSIGNED-PAYLOAD"
@@ -56,20 +56,45 @@ class Signer:
         signed = {**headers, "x-amz-date": when}
         if who.token is not None:
             signed["x-amz-security-token"] = who.token
-        names = sorted(signed)
-        listed = ";".join(names)
-        lines = "\n".join([f"{name}:{' '.join(signed[name].split())}" for name in names])
+        listed = ";".join(sorted(signed))
         payload = signed["x-amz-content-sha256"]
-        request = f"{method}\n{path}\n{query}\n{lines}\n\n{listed}\n{payload}"
-        scope = f"{when[:8]}/{self._where}"
-        digest = hashlib.sha256(request.encode()).hexdigest()
-        text = f"{ALGORITHM}\n{when}\n{scope}\n{digest}"
-        signature = hmac.digest(self._key(who.secret, when[:8]), text.encode(), "sha256").hex()
+        scope, signature = self._signature(who, f"{method}\n{path}\n{query}", signed, payload, when)
         signed["authorization"] = (
             f"{ALGORITHM} Credential={who.key}/{scope}, "
             f"SignedHeaders={listed}, Signature={signature}"
         )
         return signed
+
+    def signed_query(
+        self, who: Credentials, path: str, host: str, seconds: int, *, moment: str | None = None
+    ) -> str:
+        """The query with which anybody may GET `path` at `host` for so long, as `who` may now."""
+        when = moment or time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        values = {
+            "X-Amz-Algorithm": ALGORITHM,
+            "X-Amz-Credential": f"{who.key}/{when[:8]}/{self._where}",
+            "X-Amz-Date": when,
+            "X-Amz-Expires": str(seconds),
+            "X-Amz-SignedHeaders": "host",
+        }
+        if who.token is not None:
+            values["X-Amz-Security-Token"] = who.token
+        query = canonical_query(urlencode(values))
+        _, signature = self._signature(who, f"GET\n{path}\n{query}", {"host": host}, UNSIGNED, when)
+        return f"{query}&X-Amz-Signature={signature}"
+
+    def _signature(
+        self, who: Credentials, asked: str, headers: Mapping[str, str], payload: str, when: str
+    ) -> tuple[str, str]:
+        """The scope of a signature, and the signature; `asked` is method, path and query."""
+        names = sorted(headers)
+        lines = "\n".join([f"{name}:{' '.join(headers[name].split())}" for name in names])
+        request = f"{asked}\n{lines}\n\n{';'.join(names)}\n{payload}"
+        scope = f"{when[:8]}/{self._where}"
+        digest = hashlib.sha256(request.encode()).hexdigest()
+        text = f"{ALGORITHM}\n{when}\n{scope}\n{digest}"
+        key = self._key(who.secret, when[:8])
+        return scope, hmac.digest(key, text.encode(), "sha256").hex()
 
     def _key(self, secret: str, day: str) -> bytes:
         """The key of the day, which is the same for all requests of that day."""

@@ -37,6 +37,7 @@ from mm_plugins.sinks._keys import check_key, check_prefix, check_size
 from mm_plugins.sinks._parts import MIN_PART, Parts
 from mm_plugins.sinks._patience import ATTEMPTS, read_on
 
+_WEEK = 7 * 24 * 3600  # the most that GCS grants
 _NOT_THERE = frozenset({404})
 _PAGE = 1000
 _DELETERS = 16
@@ -203,6 +204,13 @@ class GcsSink(Sink):
         paths = {self._name(key): self._path(key) for key in keys}
         with ThreadPoolExecutor(min(len(paths), _DELETERS) or 1) as pool:
             list(pool.map(self._delete, paths.items()))
+
+    def signed_url(self, key: str, *, seconds: int) -> str | None:
+        """A presigned GET, by the key of a service account; None with other credentials."""
+        full = self._base + check_key(key)
+        return self._api.signed_url(
+            self._bucket, full, name=self.url(key), seconds=min(seconds, _WEEK)
+        )
 
     def url(self, key: str) -> str:
         """``gs://bucket/prefix/key``."""

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 _COPY_LIMIT = 5 << 30
 _COPY_PART = 1 << 30
+_WEEK = 7 * 24 * 3600  # the most that S3 grants
 _PAGE = 1000
 _DELETE_LIMIT = 1000
 _ACCESS = (
@@ -229,6 +230,15 @@ class S3Sink(ResumableSink):
         names = [{"Key": self._base + check_key(key)} for key in keys]
         for start in range(0, len(names), _DELETE_LIMIT):
             self._objects.delete(names[start : start + _DELETE_LIMIT])
+
+    def signed_url(self, key: str, *, seconds: int) -> str | None:
+        """A presigned GET; None for buckets without credentials, or with keys of one's own.
+
+        It ends earlier where the credentials do, as temporary ones may.
+        """
+        if _SECRET_KEYS & {*self._extra}:
+            return None
+        return self._direct.signed_url(self._base + check_key(key), min(seconds, _WEEK))
 
     def url(self, key: str) -> str:
         """``s3://bucket/prefix/key``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -160,3 +160,45 @@ def test_signing_is_cheap():
 def test_a_query_is_ordered_by_names():
     """Not by what stands between name and value: "-" is less than "="."""
     assert canonical_query("a-b=1&a=2&a=1") == "a=1&a=2&a-b=1"
+
+
+def test_the_published_example_of_a_presigned_url():
+    """ "Authenticating Requests: Using Query Parameters" in the S3 reference."""
+    query = Signer("us-east-1").signed_query(
+        WHO, "/test.txt", HOST, 86400, moment="20130524T000000Z"
+    )
+    assert dict(parse_qsl(query)) == {
+        "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
+        "X-Amz-Credential": "AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request",
+        "X-Amz-Date": "20130524T000000Z",
+        "X-Amz-Expires": "86400",
+        "X-Amz-SignedHeaders": "host",
+        "X-Amz-Signature": "aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404",
+    }
+
+
+@pytest.mark.parametrize("key", ODD_KEYS)
+def test_presigned_urls_are_botocores_own(key):
+    """For odd keys, and with a session token."""
+    from botocore.auth import S3SigV4QueryAuth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import ReadOnlyCredentials
+
+    moment = "20130524T000000Z"
+    who = Credentials(WHO.key, WHO.secret, "to/ken+=")
+    path = f"/{encoded(key)}"
+    ours = Signer("us-east-1").signed_query(who, path, HOST, 60, moment=moment)
+    request = AWSRequest("GET", f"https://{HOST}{path}")
+    request.context["timestamp"] = moment
+    auth = S3SigV4QueryAuth(ReadOnlyCredentials(*who), "s3", "us-east-1", expires=60)
+    fields = {**dict(parse_qsl(ours)), "X-Amz-Signature": ""}
+    request.params = {n: v for n, v in fields.items() if n != "X-Amz-Signature"}
+    canonical = auth.canonical_request(auth_request(request))
+    text = auth.string_to_sign(auth_request(request), canonical)
+    assert dict(parse_qsl(ours))["X-Amz-Signature"] == auth.signature(text, request)
+
+
+def auth_request(request):
+    """`request` with the one header that is signed."""
+    request.headers["host"] = HOST
+    return request
