@@ -18,6 +18,7 @@ from mm_plugins.hub.config import HubConfig
 from mm_plugins.hub.edge import CALLER, ROUTE, Edge
 from mm_plugins.hub.hub import Hub
 from mm_plugins.hub.metrics import TEXT, Metrics
+from mm_plugins.hub.pages.views import HOME, PageRoutes
 from mm_plugins.hub.pulls import Pulls
 from mm_plugins.hub.rest.app import make_rest
 from mm_plugins.hub.rest.base import PREFIX, Rest
@@ -70,7 +71,9 @@ class Front:
 
     def __init__(self, hub: Hub, metrics: Metrics) -> None:
         shelf = Shelf(hub)
-        self._rest = make_rest(Rest(hub, shelf, Actions(hub, shelf)))
+        actions = Actions(hub, shelf)
+        self._rest = make_rest(Rest(hub, shelf, actions))
+        self._page = PageRoutes(hub, shelf, actions)
         self._hub = hub
         self._metrics = metrics
         self._read = ReadRoutes(hub)
@@ -113,6 +116,12 @@ class Front:
         if path == PREFIX or path.startswith(f"{PREFIX}/"):
             request.scope[ROUTE] = "rest"
             return self._rest
+        if path in ("/", HOME) or path.startswith(f"{HOME}/"):
+            return await self._page.answer(request, path)
+        return await self._protocol(request, path)
+
+    async def _protocol(self, request: Request, path: str) -> Response:
+        """The answer in the Hub's protocol."""
         if path.startswith("/api/"):
             return await self._api(request, path)
         if path.startswith(("/mm/lfs/", "/mm/xet/")):

@@ -126,6 +126,7 @@ class HubConfig(PluginConfig):
     pulls: int = Field(
         default=2, ge=1, le=64, description="Pulls at once that were asked for over the network"
     )
+    page: bool = Field(default=True, description="Whether there is a page for people, at /")
     metrics: bool = Field(default=True, description="Whether /metrics answers")
 
     @property

@@ -107,10 +107,11 @@ class Hub:
             return Caller(self.config)
         if not looks_like_ours(text) and self.config.anybody_reads:
             return Caller(self.config)
-        token = await self._checked(text, address_of(request))
+        token = await self.check_token(text, address_of(request))
         return Caller(self.config, token)
 
-    async def _checked(self, text: str, address: str) -> Token:
+    async def check_token(self, text: str, address: str) -> Token:
+        """The token of this text; `ProblemError` where there is none, or too many were tried."""
         wait = self.failures.wait(address)
         if wait > 0:
             after = {"Retry-After": str(int(wait) + 1)}

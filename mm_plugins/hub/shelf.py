@@ -94,6 +94,10 @@ class Shelf:
         """The models that fit and that the caller may know of, in order."""
         return await self._hub.in_thread(lambda: self._page(caller, wish))
 
+    async def facets(self, caller: Caller) -> tuple[list[str], list[str]]:
+        """The types and the licences that there are, of models that the caller may know of."""
+        return await self._hub.in_thread(lambda: self._facets(caller))
+
     async def model(self, caller: Caller, model_id: str, *, removed: bool = False) -> Model:
         """All versions of a model, also those that failed or are on their way."""
         found = None
@@ -155,6 +159,12 @@ class Shelf:
             _cursor(taken[-1]) if more and taken else None,
         )
 
+    def _facets(self, caller: Caller) -> tuple[list[str], list[str]]:
+        models = self._kept(self._listings, Query(), self._listing)
+        entries = [e for model in models if caller.sees(model.id) for e in model.versions]
+        licences = {licence for e in entries if (licence := licence_of(e))}
+        return sorted({e.model_type.value for e in entries}), sorted(licences)
+
     def _listing(self, query: Query) -> tuple[Model, ...]:
         return by_model(self._hub.registry.query(query))
 
@@ -192,6 +202,12 @@ class Shelf:
         with self._lock:
             cache[key] = made
         return made
+
+
+def licence_of(entry: ModelEntry) -> str | None:
+    """The licence that a version states."""
+    stated = entry.metadata.get("license")
+    return stated if isinstance(stated, str) else None
 
 
 def _told(commit: dict[str, Any], model_id: str, version: str | None) -> dict[str, Any]:
