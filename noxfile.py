@@ -91,7 +91,8 @@ def tests(session: nox.Session) -> None:
 def _run_tests(session: nox.Session, *options: str) -> None:
     """Tests go to the worker that is idle, so that none is left alone with the long ones."""
     workers = ("--numprocesses=auto", "--dist=worksteal")
-    session.run("pytest", *workers, *options, *session.posargs, env=_azurite(session))
+    env = _azurite(session) | _browser(session)
+    session.run("pytest", *workers, *options, *session.posargs, env=env)
 
 
 def _azurite(session: nox.Session) -> dict[str, str]:
@@ -105,6 +106,22 @@ def _azurite(session: nox.Session) -> dict[str, str]:
         quiet = ("--no-audit", "--no-fund", "--silent")
         session.run(npm, "install", *quiet, "--prefix", str(folder), "azurite", external=True)
     return {"MM_AZURITE": str(binary.absolute())}
+
+
+def _browser(session: nox.Session) -> dict[str, str]:
+    """Chromium from the system, and from npm what drives it; without them, likewise."""
+    npm, apt = shutil.which("npm"), shutil.which("apt-get")
+    if npm is None or "MM_BROWSER_MODULES" in os.environ:
+        return {}
+    if shutil.which("chromium") is None and apt is not None and os.geteuid() == 0:
+        for command in (("update", "-qq"), ("install", "-qq", "chromium")):
+            session.run(apt, *command, external=True, silent=True, success_codes=range(256))
+    folder = Path(session.create_tmp()).absolute() / "browser"
+    if shutil.which("chromium") and not (folder / "node_modules" / "axe-core").exists():
+        quiet = ("--no-audit", "--no-fund", "--silent", "--prefix", str(folder))
+        names = ("playwright-core@1", "axe-core@4")
+        session.run(npm, "install", *quiet, *names, external=True, success_codes=range(256))
+    return {"MM_BROWSER_MODULES": str(folder)}
 
 
 @nox.session(python=PYTHONS)
