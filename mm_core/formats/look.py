@@ -46,7 +46,7 @@ _TAR_SUM = slice(148, 156)
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _NPY = b"\x93NUMPY"
 _MAGICS = {
-    b"\x1f\x8b": FileFormat.GZIP,
+    b"\x1f\x8b\x08": FileFormat.GZIP,
     b"BZh": FileFormat.BZIP2,
     b"\xfd7zXZ\x00": FileFormat.XZ,
     b"\x04\x22\x4d\x18": FileFormat.LZ4,

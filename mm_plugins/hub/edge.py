@@ -101,9 +101,8 @@ class _Visit:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self._add_id(message)
-        else:
-            self.sent += len(message.get("body", b""))
         await self._send(message)
+        self.sent += len(message.get("body", b"")) + message.get("count", 0)
 
     def path(self) -> str:
         raw: bytes = self.scope.get("raw_path") or self.scope["path"].encode()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -191,7 +192,9 @@ class Hub:
 
     def stored_bytes(self, file: StoredFile) -> RangedBytes:
         """The bytes of a file that stands in the backend."""
-        return RangedBytes(file, partial(self.sink.read, file.key), self.readers)
+        place = self.sink.url(file.key)
+        path = None if "://" in place else Path(place)
+        return RangedBytes(file, partial(self.sink.read, file.key), self.readers, path=path)
 
     async def address(self, version: Version, file: StoredFile) -> str | None:
         """Where the store itself gives out a file, if clients are to be sent there."""

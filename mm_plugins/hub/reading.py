@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from mm_core import Buffer, IntegrityError, StoredFile, TransientError
@@ -33,6 +34,10 @@ class FileBytes(Protocol):
     @property
     def size(self) -> int:
         """Bytes of the whole file."""
+
+    @property
+    def path(self) -> Path | None:
+        """Where it is on a disk of this machine, if it is."""
 
     def read(self, start: int, end: int) -> AsyncIterator[bytes]:
         """The bytes ``[start, end)``, in pieces of at most `CHUNK`."""
@@ -68,6 +73,7 @@ class RangedBytes:
     fetch: Callable[[int, int], Iterator[Buffer]]
     pool: Executor
     hint: str = "`mm verify --repair` mends it"
+    path: Path | None = None
 
     @property
     def size(self) -> int:

@@ -15,6 +15,7 @@ import uvicorn
 
 from mm_core import ASGIApp, ConfigError
 from mm_plugins.hub.config import HubConfig
+from mm_plugins.hub.zerocopy import Protocol, ZeroCopy
 
 logger = logging.getLogger(__name__)
 
@@ -153,8 +154,8 @@ def run(
     `stopping` is called as soon as the signal comes.
     """
     settings = uvicorn.Config(
-        app,
-        http="httptools",
+        ZeroCopy(app),
+        http=Protocol,
         ws="none",
         lifespan="off",
         loop="asyncio",

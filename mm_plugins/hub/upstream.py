@@ -438,6 +438,7 @@ class Coming:
 class _ComingBytes:
     coming: Coming
     file: StoredFile
+    path: None = None
 
     @property
     def size(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import random
 import signal
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from serving import FILES, MODEL, push, rss, serving, until
 
+from mm_core import ModelManager
 from mm_core.testing.material import noise
 
 pytestmark = pytest.mark.integration
@@ -210,3 +212,49 @@ def test_rubbish_is_answered(served):
     assert not {status for status in seen if status >= 500}, seen
     assert served.ask("GET", f"/{MODEL}/resolve/main/config.json")[2] == FILES["config.json"]
     assert not [line for line in served.log() if line.get("level") == "error"]
+
+
+def test_requests_that_do_not_wait_for_answers(served):
+    """On one connection, all at once: answered in their order, each whole, also ranges."""
+    at = urlsplit(served.url)
+    path = f"/{MODEL}/resolve/main"
+    wanted = [
+        ("config.json", None),
+        ("big.bin", None),
+        ("empty", None),
+        ("big.bin", (5, 1_000_000)),
+        ("deep/x.txt", None),
+    ] * 6
+    heads = []
+    for name, span in wanted:
+        extra = "" if span is None else f"Range: bytes={span[0]}-{span[1] - 1}\r\n"
+        heads.append(f"GET {path}/{name} HTTP/1.1\r\nHost: x\r\n{extra}\r\n")
+    with socket.create_connection((at.hostname, at.port), timeout=30) as line:
+        line.sendall("".join(heads).encode())
+        stream = line.makefile("rb")
+        for name, span in wanted:
+            status = stream.readline()
+            assert status.split()[1] == (b"200" if span is None else b"206")
+            length = 0
+            while (header := stream.readline()) != b"\r\n":
+                if header.lower().startswith(b"content-length:"):
+                    length = int(header.split(b":")[1])
+            data = FILES[name]
+            assert stream.read(length) == (data if span is None else data[slice(*span)])
+
+
+def test_a_file_that_is_shorter_than_it_should_be(tmp_path, store, hub_of):
+    """Nobody gets a whole answer of it; other files are answered as ever."""
+    with ModelManager(backend=store) as manager:
+        place = manager.registry().resolve(MODEL).path / "big.bin"
+    with hub_of() as served:
+        assert served.ask("GET", f"/{MODEL}/resolve/main/big.bin")[0] == 200
+        place.chmod(0o644)
+        with place.open("r+b") as file:
+            file.truncate(1000)
+        try:
+            body = served.ask("GET", f"/{MODEL}/resolve/main/big.bin")[2]
+        except http.client.IncompleteRead as cut:
+            body = cut.partial
+        assert len(body) < len(FILES["big.bin"])
+        assert served.ask("GET", f"/{MODEL}/resolve/main/config.json")[0] == 200
