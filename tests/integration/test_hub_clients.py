@@ -7,13 +7,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 
 import pytest
 from serving import recording_proxy, serving
 
-from mm_core import ModelManager
+from mm_core import Manifest, ModelManager, ModelType, StoredFile
 from mm_core.cli.tiny_model import tiny_model
 from mm_core.testing.material import noise
 
@@ -22,6 +23,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 CLIENT = Path(__file__).with_name("hub_client.py")
 MATRIX = Path(__file__).parents[2] / "docs" / "serve-clients.md"
 MODEL = "org/tiny"
+SIZE = 51 * 10**9
 
 
 def fill(hub, backend: str) -> None:
@@ -119,3 +121,44 @@ def test_the_matrix_in_the_docs_is_of_these_checks():
     reading = MATRIX.read_text().partition("<!-- end -->")[0]
     rows = re.findall(r"^\| `(\w+)` \|", reading, re.MULTILINE)
     assert sorted(rows) == sorted(re.findall(r"^@check\ndef (\w+)", CLIENT.read_text(), re.M))
+
+
+def test_a_file_of_more_than_50_gb(tmp_path, local):
+    """Clients refuse what they hear to be so large; of this one they hear it as it comes."""
+    with ModelManager(backend=local) as manager:
+        registry = manager.registry()
+        claim = registry.begin("org/huge", "v1")
+        path = Path(local) / "models/org/huge/v1/w.bin"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.truncate(path, SIZE)  # takes no room
+        file = StoredFile(path="w.bin", key="models/org/huge/v1/w.bin", size=SIZE, sha256="0" * 64)
+        manifest = Manifest(
+            model_id="org/huge", version="v1", model_type=ModelType.OTHER, files=(file,)
+        )
+        registry.add(claim, manifest)
+    script = "from huggingface_hub import hf_hub_download as d; d('org/huge', 'w.bin')"
+    cache = tmp_path / "cache"
+    with serving(tmp_path / "hub", local) as served:
+        head = served.ask("HEAD", "/org/huge/resolve/main/w.bin")[1]
+        assert "x-linked-size" not in head
+        assert served.ask("GET", "/org/huge/resolve/main/w.bin", Range=f"bytes={SIZE - 9}-")[2] == (
+            bytes(9)
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", script],
+            env={**os.environ, "HF_ENDPOINT": served.url, "HF_HOME": str(cache)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            deadline = time.monotonic() + 60
+            while sum(p.stat().st_size for p in cache.rglob("*.incomplete")) < 100 << 20:
+                assert process.poll() is None, process.stderr.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        finally:
+            process.kill()
+            process.communicate()
+            for part in cache.rglob("*.incomplete"):
+                part.unlink()

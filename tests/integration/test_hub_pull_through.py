@@ -68,7 +68,8 @@ def test_many_ask_at_once(upstream, request, tmp_path, kind):
     """Upstream sees each byte once; all get right bytes, the first long before the last is here."""
     backend = request.getfixturevalue(kind)
     slower = {"MM_DEFAULTS__LIMIT_RATE": "6MiB"}  # twenty clients share two cores with all else
-    with serving(tmp_path / "hub", backend, config=CONFIG, **slower) as served:
+    config = "{pull_through: {patience: 60}}"
+    with serving(tmp_path / "hub", backend, config=config, **slower) as served:
         path = f"/{ID}/resolve/main/model.safetensors"
         with ThreadPoolExecutor(21) as pool:
             sent = pool.submit(when, lambda: upstream.sent_bytes >= len(BIG))
@@ -141,9 +142,10 @@ def test_a_small_window_and_a_late_client(upstream, tmp_path, local):
 
 def test_two_servers_bring_it_once(upstream, tmp_path, s3):
     """The claim of the one is waited for by the other, whose clients read what stands."""
+    patient = "{pull_through: {patience: 60}}"  # whatever else the machine does
     with (
-        serving(tmp_path / "one", s3, config=CONFIG, **SLOW) as one,
-        serving(tmp_path / "two", s3, config=CONFIG, **SLOW) as two,
+        serving(tmp_path / "one", s3, config=patient, **SLOW) as one,
+        serving(tmp_path / "two", s3, config=patient, **SLOW) as two,
         ThreadPoolExecutor(2) as pool,
     ):
         path = f"/{ID}/resolve/main/model.safetensors"
