@@ -20,6 +20,8 @@ _EXPORTS = {
     "mm_core.source": ("Backends", "PassingSource", "RangeReader", "Source"),
     "mm_core.sink": ("Buffer", "NamingSink", "ResumableSink", "Sink", "Upload"),
     "mm_core.stored": ("StoredSource",),
+    "mm_core.lockfile": ("LockedModel", "Lockfile", "read_lockfile", "write_lockfile"),
+    "mm_core.syncing": ("Shard", "Step", "SyncStep", "Synced"),
     "mm_core.executor": ("Ended", "Executor", "Job"),
     "mm_core.cli.base": ("cli_command", "cli_group"),
     "mm_core.service": ("ASGIApp", "Service"),
@@ -85,6 +87,7 @@ _EXPORTS = {
         "NoStoreError",
         "NotFoundError",
         "OfflineError",
+        "NoChangeError",
         "PartialError",
         "PluginError",
         "PolicyError",
@@ -138,6 +141,7 @@ if TYPE_CHECKING:
     from mm_core.exceptions import InvalidNameError as InvalidNameError
     from mm_core.exceptions import MissingExtraError as MissingExtraError
     from mm_core.exceptions import MMError as MMError
+    from mm_core.exceptions import NoChangeError as NoChangeError
     from mm_core.exceptions import NoStoreError as NoStoreError
     from mm_core.exceptions import NotFoundError as NotFoundError
     from mm_core.exceptions import OfflineError as OfflineError
@@ -163,6 +167,10 @@ if TYPE_CHECKING:
     from mm_core.integrity import file_sha256 as file_sha256
     from mm_core.integrity import verify_file_integrity as verify_file_integrity
     from mm_core.lazy_config import LazyConfig as LazyConfig
+    from mm_core.lockfile import LockedModel as LockedModel
+    from mm_core.lockfile import Lockfile as Lockfile
+    from mm_core.lockfile import read_lockfile as read_lockfile
+    from mm_core.lockfile import write_lockfile as write_lockfile
     from mm_core.logging import setup_logging as setup_logging
     from mm_core.main import make_app as make_app
     from mm_core.main import service_of as service_of
@@ -226,6 +234,10 @@ if TYPE_CHECKING:
     from mm_core.source import RangeReader as RangeReader
     from mm_core.source import Source as Source
     from mm_core.stored import StoredSource as StoredSource
+    from mm_core.syncing import Shard as Shard
+    from mm_core.syncing import Step as Step
+    from mm_core.syncing import Synced as Synced
+    from mm_core.syncing import SyncStep as SyncStep
     from mm_core.transfer.stop import Stop as Stop
     from mm_core.upkeep.registry_file import (
         backup_and_repair_registry as backup_and_repair_registry,

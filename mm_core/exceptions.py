@@ -24,6 +24,7 @@ the exit code that the command line ends with::
     │   └── AlreadyExistsError       8   (FileExistsError)
     ├── StorageError (OSError)       1   the backend refused or failed for good
     │   └── NoStoreError             3   there is no such bucket, container or share
+    ├── NoChangeError                1   there was nothing to do
     ├── PartialError                10   some of several failed
     └── CancelledError             130   the caller asked to stop
 
@@ -212,6 +213,12 @@ class NoStoreError(StorageError):
 
     exit_code = 3
     code = "no_store"
+
+
+class NoChangeError(MMError):
+    """There was nothing to do, where the caller wants to hear of that as of an error."""
+
+    code = "no_change"
 
 
 class PartialError(MMError):

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -53,6 +53,7 @@ from mm_core.source import Source
 from mm_core.space import kept_bytes, refuse_if_full
 from mm_core.stored import StoredSource
 from mm_core.street import Street
+from mm_core.syncing import How, Outdated, Relocked, Shard, Synced, Syncer, SyncStep
 from mm_core.tally import Tell, say_nothing
 from mm_core.transfer import Progress, RateLimit, TransferOptions
 from mm_core.transfer.retry import RetryPolicy
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from mm_core.copies import Copies, CopyOptions
     from mm_core.copying import Copier
     from mm_core.executor import Executor
+    from mm_core.lockfile import Lockfile
     from mm_core.policing import Rule, Verdict
     from mm_core.pulling import PullEnd, Pulls
 
@@ -427,6 +429,58 @@ class ModelManager:
         if output is not None:  # the caller's own folder, for other programs to verify
             signature = put_signature_beside(folder, registry, entry, manifest)
         return Got(path=folder, entry=entry, signature=signature)
+
+    # -- the wanted state ------------------------------------------------------------
+
+    def lock(
+        self, former: Lockfile | None = None, *, upgrade: Collection[str] | None = None
+    ) -> Relocked:
+        """Resolve the ``models`` of the settings to commits, files, sizes and hashes.
+
+        What `former` has for the same words stays as it is; with `upgrade`, these models
+        are resolved anew, all of them where it is empty. Writes nothing.
+        """
+        return Syncer(self).relock(former, upgrade)
+
+    def outdated(self, lock: Lockfile) -> tuple[Outdated, ...]:
+        """What the sources have by now of each model of `lock`. Changes nothing."""
+        return Syncer(self).outdated(lock)
+
+    def plan_sync(
+        self, lock: Lockfile, *, shard: Shard | str | None = None, prune: bool = False
+    ) -> Synced:
+        """What `sync` with the same arguments would do. Asks no source."""
+        part = Shard.parse(shard) if isinstance(shard, str) else shard
+        return Synced(steps=Syncer(self).plan(lock, shard=part, prune=prune), dry_run=True)
+
+    def sync(
+        self,
+        lock: Lockfile,
+        *,
+        shard: Shard | str | None = None,
+        prune: bool = False,
+        executor: Executor | str | None = None,
+        jobs: int | None = None,
+        cancelled: threading.Event | None = None,
+        tell: Callable[[SyncStep], None] = lambda _: None,
+    ) -> Synced:
+        """Make what `lock` says true on all backends that the settings name for each model.
+
+        A source is asked only for what is missing, and must still have what is locked.
+        With `shard` (``2/4``), that part of the models alone. With `prune`, other versions
+        of these models are removed, and all of those that were locked once, unless an
+        alias of somebody else's names them. Failures are told by `Synced.failed`.
+        """
+        from mm_core.pulling import executor_for
+
+        planned = self.plan_sync(lock, shard=shard, prune=prune)
+        with executor_for(executor, self.plugins) as where:
+            how = How(executor=where, jobs=jobs, cancelled=Stop(self._cancelled, cancelled))
+            return Syncer(self).run(lock, planned.steps, how=how, tell=tell)
+
+    def backend_name(self) -> str:
+        """The backend that is meant where a call names none. `ConfigError` where there is none."""
+        return self._places.open(None).name
 
     # -- what is stored --------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from mm_core.exceptions import NotFoundError, UsageError
+from mm_core.lockfile import refuse_other_files
 from mm_core.names import check_model_id, check_paths, check_version, version_prefix
 from mm_core.schemas import Action, Plan, PlannedFile, RemoteFile, Request, Snapshot
 from mm_core.weights import choose
@@ -45,6 +46,8 @@ def make_plan(
             f"{snapshot.source} has no file that matches",
             hint="look at --include and --exclude: patterns are globs over whole paths",
         )
+    if request.expected is not None:
+        refuse_other_files(snapshot.files, request.expected, snapshot.source)
     chosen, left_out = choose(snapshot.files, request.wish)
     if left_out:
         told = {"weights": str(request.wish), "files": len(left_out)}

@@ -116,19 +116,23 @@ def pull_all(
     *,
     cancelled: threading.Event,
     tell: Callable[[PullEnd], None],
+    ended: Callable[[int, PullEnd], None] = lambda _, __: None,
 ) -> Pulls:
     """Have `executor` carry out `jobs`; `tell` hears of each as soon as it has ended.
+
+    `ended` hears the same, and its place among `jobs`.
 
     Raises `CancelledError` where `cancelled` was set before all had ended.
     """
     ends: dict[int, PullEnd] = {}
-    with contextlib.closing(executor.run(jobs, cancelled=cancelled)) as ended:
-        for one in ended:
+    with contextlib.closing(executor.run(jobs, cancelled=cancelled)) as results:
+        for one in results:
             if isinstance(one.error, CancelledError) and cancelled.is_set():
                 continue
             request, error = jobs[one.index].request, _as_ours(one.error)
             ends[one.index] = PullEnd(request=request, pulled=one.result, error=error)
             tell(ends[one.index])
+            ended(one.index, ends[one.index])
     if len(ends) < len(jobs):
         raise CancelledError(
             f"stopped: {len(ends)} of {len(jobs)} pulls had ended",

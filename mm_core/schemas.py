@@ -175,6 +175,7 @@ class RequestOptions(TypedDict, total=False):
     aliases: Sequence[str]
     model_type: ModelType | None
     weights: Weights | str | None
+    expected: Mapping[str, str] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +186,9 @@ class Request:
     in `include` and `exclude` are globs over whole paths, where ``*`` also
     matches ``/``; exclude wins. With `share`, a disk that holds both may keep the
     bytes once, under two names: the caller says that nobody changes them in place.
-    `weights` is the one format to bring of several, see `mm_core.weights`.
+    `weights` is the one format to bring of several, see `mm_core.weights`. With
+    `expected`, exactly these files are asked for, and each must be what is said of
+    it there: see `mm_core.lockfile.stated`.
     """
 
     url: str
@@ -198,6 +201,7 @@ class Request:
     model_type: ModelType | None = None
     share: bool = False
     weights: Weights | str | None = None
+    expected: Mapping[str, str] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
@@ -218,6 +222,8 @@ class Request:
 
     def selects(self, path: str) -> bool:
         """Whether the patterns let `path` through. Every source asks this for every file."""
+        if self.expected is not None:
+            return path in self.expected
         if any(fnmatchcase(path, pattern) for pattern in self.exclude):
             return False
         return not self.include or any(fnmatchcase(path, pattern) for pattern in self.include)

@@ -26,6 +26,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Copy versions into another backend, with all that is known about them.",
     ),
     "adopt": ("mm_core.cli.adopt:adopt", "Make entries of models that are there already."),
+    "lock": (
+        "mm_core.cli.sync:lock",
+        "Resolve the models of mm.yaml to commits, files, sizes and hashes.",
+    ),
+    "sync": (
+        "mm_core.cli.sync:sync",
+        "Make what is locked true on every backend that mm.yaml names.",
+    ),
+    "outdated": (
+        "mm_core.cli.sync:outdated",
+        "Show which models of mm.lock have another version at their source.",
+    ),
     "get": ("mm_core.cli.transfer:get", "Bring a model to this machine and print its path."),
     "list": ("mm_core.cli.look:list_", "List the models of a backend."),
     "search": ("mm_core.cli.search:search", "Find versions by words."),

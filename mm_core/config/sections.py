@@ -168,6 +168,9 @@ class WantedModel(Section):
         default=None, description="The version, if the source fixes none"
     )
     type: ModelType | None = Field(default=None, description="What the model does")
+    weights: Annotated[str, AfterValidator(_choice)] | None = Field(
+        default=None, description="The one format of weights to take, of several"
+    )
 
 
 class Retention(Section):
