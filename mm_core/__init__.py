@@ -22,7 +22,7 @@ _EXPORTS = {
     "mm_core.stored": ("StoredSource",),
     "mm_core.lockfile": ("LockedModel", "Lockfile", "read_lockfile", "write_lockfile"),
     "mm_core.syncing": ("Shard", "Step", "SyncStep", "Synced"),
-    "mm_core.executor": ("Ended", "Executor", "Job"),
+    "mm_core.executor": ("Ended", "Executor", "Job", "heard_by", "say"),
     "mm_core.cli.base": ("cli_command", "cli_group"),
     "mm_core.service": ("ASGIApp", "Service"),
     "mm_core.main": ("make_app", "service_of"),
@@ -157,6 +157,8 @@ if TYPE_CHECKING:
     from mm_core.executor import Ended as Ended
     from mm_core.executor import Executor as Executor
     from mm_core.executor import Job as Job
+    from mm_core.executor import heard_by as heard_by
+    from mm_core.executor import say as say
     from mm_core.formats import FileFormat as FileFormat
     from mm_core.formats import Inspected as Inspected
     from mm_core.formats import claimed_formats as claimed_formats

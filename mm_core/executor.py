@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -56,3 +58,27 @@ class Executor(Configured):
 
     def close(self) -> None:
         """Give back what was opened. Called once, when nothing runs any more."""
+
+
+_listener: ContextVar[Callable[[Any], None] | None] = ContextVar("mm_job_listener", default=None)
+
+
+@contextlib.contextmanager
+def heard_by(listener: Callable[[Any], None]) -> Iterator[None]:
+    """Let `listener` hear what is said within, by `say`. For executors, where a job runs.
+
+    What is said is JSON data; the executor hands it to the method ``heard`` of the job
+    where it came from, if that has one.
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def say(told: Any) -> None:
+    """Say something on the way, to whoever has sent the job; nobody may be listening."""
+    listener = _listener.get()
+    if listener is not None:
+        listener(told)

@@ -689,6 +689,10 @@ class ModelManager:
         """How far the transfer of `model_id` is; None if this manager knows of none."""
         return self._notices.progress(model_id)
 
+    def relay(self, event: TransferEvent) -> None:
+        """Tell all who listen here of something that happened to a pull elsewhere."""
+        self._notices.event(event)
+
     # -- the stages' surroundings ----------------------------------------------------
 
     def _book(self, registry: ModelRegistry) -> SignatureBook:

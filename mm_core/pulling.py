@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mm_core.config import Settings, is_address, settings_from
 from mm_core.config.recipe import Recipe
 from mm_core.exceptions import CancelledError, MMError
-from mm_core.executor import Executor
+from mm_core.executor import Executor, say
 from mm_core.redaction import redact, redact_url
-from mm_core.schemas import Pulled, Request, RequestOptions
+from mm_core.schemas import Pulled, Request, RequestOptions, TransferEvent
 
 if TYPE_CHECKING:
     from mm_core.manager import ModelManager
@@ -38,7 +38,7 @@ class Home:
         """The manager, made now."""
         made_of = self.made_of
         settings = settings_from(made_of) if isinstance(made_of, Recipe) else made_of
-        return self.make(settings, backend=self.backend)
+        return self.make(settings, backend=self.backend, on_event=lambda e: say(asdict(e)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,11 @@ class PullJob:
             return self._pull(self.manager, self.to, cancelled)
         with self.home.open() as manager:
             return self._pull(manager, None, cancelled)
+
+    def heard(self, event: Mapping[str, Any]) -> None:
+        """Something happened to the pull where it is carried out: told here as if it were here."""
+        if self.manager is not None:
+            self.manager.relay(TransferEvent(**event))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "manager": None}

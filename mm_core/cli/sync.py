@@ -10,6 +10,7 @@ import click
 
 from mm_core.cli import output
 from mm_core.cli.base import command
+from mm_core.cli.executing import executor_of, executor_options
 from mm_core.cli.progress import make_reporter
 from mm_core.cli.state import State, pass_state
 from mm_core.exceptions import ConfigError, MMError, NoChangeError, PartialError, UsageError
@@ -93,6 +94,7 @@ def lock(
     mm sync --locked --prune
     mm sync --locked --shard 2/4
     mm sync -n
+    mm sync --locked --executor dask --scheduler tcp://127.0.0.1:8786
     mm sync --locked --error-on-no-change --json
     """,
 )
@@ -101,7 +103,7 @@ def lock(
 @click.option("--prune", is_flag=True, help="Remove former versions of these models.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done.")
 @click.option("--error-on-no-change", is_flag=True, help="Fail if there was nothing to do.")
-@click.option("--executor", metavar="TYPE", help="Where the pulls run; threads if not given.")
+@executor_options
 @click.option("-j", "--jobs", type=click.IntRange(min=1), help="Files of a model at once.")
 @lock_option
 @pass_state
@@ -115,6 +117,7 @@ def sync(
     dry_run: bool,
     error_on_no_change: bool,
     executor: str | None,
+    scheduler: str | None,
     jobs: int | None,
     lockfile: Path | None,
 ) -> None:
@@ -128,7 +131,8 @@ def sync(
         if dry_run:
             synced = manager.plan_sync(found, shard=shard, prune=prune)
         else:
-            synced = manager.sync(found, shard=shard, prune=prune, executor=executor, jobs=jobs)
+            with executor_of(manager, executor, scheduler) as where:
+                synced = manager.sync(found, shard=shard, prune=prune, executor=where, jobs=jobs)
     if error_on_no_change and not synced.changes:
         state.so_far = synced.to_json()
         raise NoChangeError("all is there already: there was nothing to sync")

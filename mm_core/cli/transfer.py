@@ -11,6 +11,7 @@ import click
 
 from mm_core.cli import output
 from mm_core.cli.base import command, transfer_options
+from mm_core.cli.executing import executor_of, executor_options
 from mm_core.cli.progress import make_reporter
 from mm_core.cli.several import Several, emit_one
 from mm_core.cli.state import State, pass_state
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 @transfer_options
 @click.option("-n", "--dry-run", is_flag=True, help="Print what would move, and stop.")
 @click.option("--no-wait", is_flag=True, help="Fail where another pull of it is under way.")
-@click.option("--executor", metavar="T", help="Who pulls several sources; by default threads.")
+@executor_options
 @pass_state
 def pull(
     state: State,
@@ -64,6 +65,7 @@ def pull(
     dry_run: bool,
     no_wait: bool,
     executor: str | None,
+    scheduler: str | None,
     **request: Any,
 ) -> None:
     """Stream a model from its source into a backend.
@@ -91,9 +93,10 @@ def pull(
         if others and dry_run:
             _plan_each(state, _requests([source, *others], request), backends, one)
         elif others:
-            options = {"jobs": jobs, "wait": not no_wait, "executor": executor}
             requests = _requests([source, *others], request)
-            _pull_each(state, manager, requests, backends, **options)
+            with executor_of(manager, executor, scheduler) as where:
+                options = {"jobs": jobs, "wait": not no_wait, "executor": where}
+                _pull_each(state, manager, requests, backends, **options)
         elif len(backends) == 1:
             emit_one(state, one(source, backends[0]))
         else:

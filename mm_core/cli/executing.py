@@ -1,0 +1,38 @@
+"""The options that say where pulls run, for the commands that have many."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from mm_core.executor import Executor
+    from mm_core.manager import ModelManager
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def executor_options(function: F) -> F:
+    """Give a command ``--executor`` and ``--scheduler``."""
+    where = click.option("--executor", metavar="T", help="Where pulls run; threads if not given.")
+    at = click.option("--scheduler", metavar="URL", help="The scheduler, for --executor dask.")
+    return where(at(function))
+
+
+@contextlib.contextmanager
+def executor_of(
+    manager: ModelManager, executor: str | None, scheduler: str | None
+) -> Iterator[Executor | str | None]:
+    """What `ModelManager.pull_many` takes; with `scheduler` one that is made and closed here."""
+    if scheduler is None:
+        yield executor
+        return
+    from mm_core.config import build_config
+
+    kind = manager.plugins.executor_type(executor or "dask")
+    config = build_config(kind.Config, {"scheduler": scheduler}, "--scheduler", None)
+    with contextlib.closing(kind(config)) as made:
+        yield made
