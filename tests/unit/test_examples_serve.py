@@ -1,114 +1,135 @@
-"""The files in examples/serve: they can be read, their settings hold, and they agree with each other."""
+"""The examples of a hub in containers: each file loads, and they agree with each other."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from mm_core import load_settings, service_of
-from mm_core.cli import main
-from mm_core.manager import ModelManager
+from mm_core import Plugins
+from mm_core.config import build_config, load_settings, parse_duration, validate
+from mm_plugins.hub import HubService
 
 pytestmark = pytest.mark.unit
 
-FOLDER = Path(__file__).parents[2] / "examples" / "serve"
-SYNC = FOLDER.with_name("sync")
-CONTAINER = (FOLDER / "Containerfile").read_text()
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "examples" / "serve"
 COMPOSE = yaml.safe_load((FOLDER / "compose.yaml").read_text())
 KUBERNETES = {
-    document["kind"]: document
-    for document in yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text())
+    one["kind"]: one for one in yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text())
 }
 POD = KUBERNETES["Deployment"]["spec"]["template"]["spec"]
-UID = int(re.search(r"--uid (\d+)", CONTAINER)[1])
-CONFIG = re.search(r"MM_CONFIG=(\S+)", CONTAINER)[1]
+(CONTAINER,) = POD["containers"]
 
 
-def settings_of(tmp_path, text: str):
-    """The section ``serve``, checked as `mm serve` checks it, and all settings."""
-    file = tmp_path / "mm.yaml"
-    file.write_text(text)
-    settings = load_settings(file)
-    with ModelManager(settings) as manager:
-        return service_of(manager).config, settings
+def image() -> dict[str, list[str]]:
+    """The instructions of the Containerfile, by name."""
+    text = (FOLDER / "Containerfile").read_text().replace("\\\n", "")
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            name, _, rest = line.partition(" ")
+            found.setdefault(name, []).append(rest)
+    return found
+
+
+IMAGE = image()
+CONFIG_FILE = IMAGE["ENV"][0].removeprefix("MM_CONFIG=")
+SETTINGS = {
+    "compose": (FOLDER / "mm.yaml").read_text(),
+    "kubernetes": KUBERNETES["ConfigMap"]["data"][Path(CONFIG_FILE).name],
+}
+
+
+@pytest.fixture(params=SETTINGS)
+def settings(request, tmp_path):
+    """Each mm.yaml, as mm loads it."""
+    (tmp_path / "mm.yaml").write_text(SETTINGS[request.param])
+    return load_settings(environ={}, cwd=tmp_path)
+
+
+def hub(kind: str):
+    return HubService.Config(**yaml.safe_load(SETTINGS[kind])["serve"])
+
+
+def test_the_settings_are_good(settings):
+    """For mm itself, for the plugins, and for the hub."""
+    assert validate(settings, Plugins.discover()) == []
+    config = build_config(HubService.Config, settings.serve.values, "serve", settings)
+    assert settings.defaults.backend in settings.backends
+    assert config.host == "0.0.0.0"
+    assert [str(config.port)] == IMAGE["EXPOSE"]
 
 
 def test_the_image():
-    """Runs without root, by the extras that there are, and asks itself whether it is well."""
-    project = (FOLDER.parents[1] / "pyproject.toml").read_text()
-    name, extras = re.search(r'pip install[^"]*"([\w-]+)\[([\w,]+)\]"', CONTAINER).groups()
-    assert f'name = "{name}"' in project
-    assert all(re.search(rf"^{extra} = \[", project, re.MULTILINE) for extra in extras.split(","))
-    assert f"USER {UID}" in CONTAINER
-    assert "8080/healthz" in CONTAINER
-    assert "EXPOSE 8080" in CONTAINER
+    """Extras that there are, nobody who is root, a check of the port, and no shell before mm."""
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    name, extras = re.search(r'"([\w-]+)\[([\w,]+)\]"', IMAGE["RUN"][0]).groups()
+    assert f'name = "{name}"' in pyproject
+    assert all(re.search(rf"^{extra} = \[", pyproject, re.MULTILINE) for extra in extras.split(","))
+    assert int(IMAGE["USER"][0]) > 0
+    assert json.loads(IMAGE["CMD"][0]) == ["mm", "serve"]
+    (check,) = IMAGE["HEALTHCHECK"]
+    python, dash_c, code = json.loads(check[check.index("[") :])
+    assert (python, dash_c) == ("python", "-c")
+    compile(code, "HEALTHCHECK", "exec")
+    assert f"'127.0.0.1', {IMAGE['EXPOSE'][0]}," in code
+    assert "'/healthz'" in code
 
 
-def test_compose(tmp_path):
-    """The settings name the store beside it, and the file is where the image looks for it."""
-    hub, store = COMPOSE["services"]["hub"], COMPOSE["services"]["seaweedfs"]
-    serve, settings = settings_of(tmp_path, (FOLDER / "mm.yaml").read_text())
-    assert hub["ports"] == [f"127.0.0.1:8080:{serve.port}"]
-    assert hub["volumes"] == [f"./mm.yaml:{CONFIG}:ro"]
-    assert (FOLDER / hub["build"]["dockerfile"]).exists()
-    assert int(hub["stop_grace_period"].rstrip("s")) > serve.drain
-    root, options = (settings.backends["lake"].values[name] for name in ("root", "options"))
-    port = re.search(r"-s3.port=(\d+)", store["command"])[1]
-    assert options["endpoint_url"] == f"http://seaweedfs:{port}"
-    bucket = root.removeprefix("s3://").partition("/")[0]
-    assert f"-name {bucket}'" in COMPOSE["services"]["bucket"]["entrypoint"][2]
+def test_compose_agrees():
+    """Ports, places, the store's address and bucket, credentials, and the time to stop."""
+    served, store = COMPOSE["services"]["hub"], COMPOSE["services"]["store"]
+    assert served["ports"] == [f"127.0.0.1:8080:{hub('compose').port}"]
+    outside, inside, _ = served["volumes"][0].split(":")
+    assert (FOLDER / outside).is_file()
+    assert inside == CONFIG_FILE
+    assert (FOLDER / served["build"]["dockerfile"]).is_file()
+    lake = yaml.safe_load(SETTINGS["compose"])["backends"]["lake"]
+    assert lake["options"]["endpoint_url"] == "http://store:8333"
+    assert f"-bucket={lake['root'].split('/')[2]}" in store["command"]
+    assert served["environment"] == store["environment"]
+    assert parse_duration(served["stop_grace_period"]) > hub("compose").drain
 
 
-def test_kubernetes(tmp_path):
-    """Probes and ports are those of the hub, the drain fits the grace period, nothing runs as root."""
-    (container,) = POD["containers"]
-    serve, _ = settings_of(tmp_path, KUBERNETES["ConfigMap"]["data"]["mm.yaml"])
-    assert container["ports"][0]["containerPort"] == serve.port
-    assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
-    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
-    assert POD["terminationGracePeriodSeconds"] > serve.drain
-    assert POD["securityContext"]["runAsUser"] == UID
-    assert container["securityContext"]["readOnlyRootFilesystem"]
-    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
-    assert mounts[str(Path(CONFIG).parent)] == "config"
-    volumes = {volume["name"]: volume for volume in POD["volumes"]}
-    assert set(mounts.values()) == set(volumes)
-    assert volumes["config"]["configMap"]["name"] == KUBERNETES["ConfigMap"]["metadata"]["name"]
-    labels = KUBERNETES["Deployment"]["spec"]["template"]["metadata"]["labels"]
-    for selector in (
-        KUBERNETES["Deployment"]["spec"]["selector"]["matchLabels"],
-        KUBERNETES["Service"]["spec"]["selector"],
-        KUBERNETES["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
-    ):
-        assert selector.items() <= labels.items()
-    assert serve.anonymous_read is None
+def test_kubernetes_agrees():
+    """Probes, ports, the place of the settings, labels, and the time to stop."""
+    config = hub("kubernetes")
+    (port,) = CONTAINER["ports"]
+    assert port["containerPort"] == config.port
+    assert CONTAINER["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": port["name"]}
+    assert CONTAINER["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": port["name"]}
+    service = KUBERNETES["Service"]["spec"]
+    assert service["ports"][0]["targetPort"] == port["name"]
+    before = int(CONTAINER["lifecycle"]["preStop"]["exec"]["command"][-1])
+    assert POD["terminationGracePeriodSeconds"] > before + config.drain
+    mounts = {mount["name"]: mount["mountPath"] for mount in CONTAINER["volumeMounts"]}
+    assert mounts.keys() == {volume["name"] for volume in POD["volumes"]}
+    assert mounts["config"] == str(Path(CONFIG_FILE).parent)
+    assert mounts["home"] == IMAGE["WORKDIR"][0]
+    (volume,) = (one for one in POD["volumes"] if one["name"] == "config")
+    assert volume["configMap"]["name"] == KUBERNETES["ConfigMap"]["metadata"]["name"]
+    deployment = KUBERNETES["Deployment"]["spec"]
+    budget = KUBERNETES["PodDisruptionBudget"]["spec"]
+    labels = deployment["template"]["metadata"]["labels"]
+    assert labels == service["selector"] == deployment["selector"]["matchLabels"]
+    assert labels == budget["selector"]["matchLabels"]
+    assert budget["minAvailable"] < deployment["replicas"] == 2
 
 
-def test_each_schedule_runs_a_command_that_there_is(tmp_path, monkeypatch, capsys):
-    """As `mm` itself reads it."""
-    monkeypatch.chdir(tmp_path)
-    lines = {
-        "crontab": re.search(r"&& (mm .*?) >>", (SYNC / "crontab").read_text())[1],
-        "systemd": re.search(r"ExecStart=(.*)", (SYNC / "mm-sync.service").read_text())[1],
-        "kubernetes": yaml.safe_load((SYNC / "cronjob.yaml").read_text())["spec"]["jobTemplate"][
-            "spec"
-        ]["template"]["spec"]["containers"][0]["args"][0].replace(
-            "$((JOB_COMPLETION_INDEX + 1))", "1"
-        ),
-    }
-    for line in lines.values():
-        program, *words = line.split()
-        assert program == "mm"
-        assert main(words) == 2
-        assert "mm.yaml names no models" in capsys.readouterr().err
-
-
-def test_the_parts_are_as_many_as_the_pods():
-    """Each index of the job is a shard."""
-    job = yaml.safe_load((SYNC / "cronjob.yaml").read_text())["spec"]["jobTemplate"]["spec"]
-    args = job["template"]["spec"]["containers"][0]["args"][0]
-    assert args.endswith(f"/{job['completions']}")
-    assert job["parallelism"] == job["completions"]
+def test_the_pod_may_little():
+    """Not root, nothing of its image may change, and no credential stands in the file."""
+    assert POD["securityContext"]["runAsNonRoot"] is True
+    assert POD["securityContext"]["runAsUser"] == int(IMAGE["USER"][0])
+    context = CONTAINER["securityContext"]
+    assert context["readOnlyRootFilesystem"] is True
+    assert context["allowPrivilegeEscalation"] is False
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    keys = {one["name"]: one for one in CONTAINER["env"]}
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        reference = keys[name]["valueFrom"]["secretKeyRef"]
+        made = rf"secret generic {reference['name']} .*--from-literal={reference['key']}="
+        assert re.search(made, (FOLDER / "README.md").read_text())
