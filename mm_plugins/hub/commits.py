@@ -36,6 +36,8 @@ _IN_MEMORY = 32 << 20
 _INLINE = re.compile(rb'\s*\{\s*"key"\s*:\s*"file"\s*,\s*"value"\s*:\s*\{\s*"content"\s*:\s*"')
 _FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\s*(?:\n|\Z)", re.DOTALL)
 _CARD_LIMIT = 1 << 20
+_FROM_TAGS = (ValueError, LookupError, AttributeError, TypeError)
+"""What PyYAML lets out of values that are not what their tags say, such as ``!!bool x``."""
 
 
 @dataclass
@@ -163,7 +165,11 @@ def _decoded(value: Mapping[str, Any]) -> bytes:
     content = value.get("content")
     if not isinstance(content, str) or value.get("encoding", "utf-8") not in ("utf-8", "base64"):
         raise ProblemError(400, "A file of a commit has its content in base64 or utf-8")
-    return _unbased(content.encode()) if value.get("encoding") == "base64" else content.encode()
+    try:
+        data = content.encode()
+    except UnicodeEncodeError:  # half of a pair of surrogates, which JSON may hold
+        raise ProblemError(400, "A file of the commit is no text") from None
+    return _unbased(data) if value.get("encoding") == "base64" else data
 
 
 def _unbased(text: bytes) -> bytes:
@@ -309,12 +315,21 @@ class CommitSource(Source):
         return front_matter(b"".join(map(bytes, self.read(file))).decode("utf-8", "replace"))
 
 
+class _Plain(yaml.SafeLoader):
+    """YAML without aliases: by those a few lines stand for more than memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("a model card has no aliases")
+        return super().compose_node(parent, index)
+
+
 def front_matter(text: str) -> dict[str, Any]:
     """What stands in YAML before a model card; nothing where that cannot be read."""
     match = _FRONT.match(text)
     try:
-        found = yaml.safe_load(match[1]) if match else None
-    except (yaml.YAMLError, ValueError, RecursionError):
+        found = _Plain(match[1]).get_single_data() if match else None
+    except (yaml.YAMLError, RecursionError, *_FROM_TAGS):
         return {}
     return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
 

@@ -10,6 +10,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mm_core import MMError, redact
@@ -43,6 +44,8 @@ class Edge:
                 await self._fail(visit, problem, receive)
             except MMError as error:
                 await self._fail(visit, problem_of(error), receive)
+            except ClientDisconnect:
+                await self._fail(visit, ProblemError(400, "The request broke off"), receive)
             except Exception as error:  # a fault of ours is an answer, and a line
                 logger.error(  # noqa: TRY400  # the traceback is for -vv
                     "The hub failed: %s: %s", type(error).__name__, redact(str(error))

@@ -119,7 +119,8 @@ class Server(uvicorn.Server):
 def listen(config: HubConfig) -> socket.socket:
     """The socket that is listened on. `ConfigError` where that cannot be had."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    # Named, since asyncio sends small answers at once (TCP_NODELAY) on such sockets alone.
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((config.host, config.port))

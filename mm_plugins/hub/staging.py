@@ -222,7 +222,8 @@ def ticket(token: Token, model_id: str, subject: str, size: int = 0) -> str:
 def is_good(token: Token, subject: str, query: Mapping[str, str]) -> bool:
     """Whether the query of an address is a ticket of `token` for that, and still holds."""
     values = {name: query.get(name, "") for name in ("model", "size", "by", "until")}
-    if not hmac.compare_digest(_mac(token, subject, values), query.get("mac", "")):
+    given = query.get("mac", "").encode()  # as text it would have to be ASCII
+    if not hmac.compare_digest(_mac(token, subject, values).encode(), given):
         return False
     return int(values["until"]) > time.time() and token.allows("write", values["model"])
 

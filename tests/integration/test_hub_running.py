@@ -8,6 +8,7 @@ import random
 import signal
 import socket
 import threading
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -212,6 +213,28 @@ def test_rubbish_is_answered(served):
     assert not {status for status in seen if status >= 500}, seen
     assert served.ask("GET", f"/{MODEL}/resolve/main/config.json")[2] == FILES["config.json"]
     assert not [line for line in served.log() if line.get("level") == "error"]
+
+
+def test_small_answers_come_at_once(served):
+    """On one connection: none waits for the client to confirm what came before, 40 ms each."""
+    at = urlsplit(served.url)
+    connection = http.client.HTTPConnection(at.hostname, at.port, timeout=30)
+    began = time.monotonic()
+    for _ in range(100):
+        connection.request("GET", f"/{MODEL}/resolve/main/config.json")
+        assert connection.getresponse().read() == FILES["config.json"]
+    connection.close()
+    assert time.monotonic() - began < 3
+
+
+def test_requests_that_break_off_are_no_fault_of_the_hub(served):
+    """A body that is shorter than it was said to be: a line that says so, and no error."""
+    at = urlsplit(served.url)
+    for path in ("/api/validate-yaml", f"/api/models/{MODEL}/paths-info/main"):
+        with socket.create_connection((at.hostname, at.port)) as line:
+            line.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{{".encode())
+    until(lambda: sum("broke off" in str(entry.get("failure")) for entry in served.log()) == 2)
+    assert not [entry for entry in served.log() if entry.get("level") == "error"]
 
 
 def test_requests_that_do_not_wait_for_answers(served):
