@@ -53,7 +53,7 @@ class Served:
     def log(self) -> list[dict]:
         """The lines of its log."""
         return [
-            json.loads(line) for line in self.log_file.read_text().splitlines() if line[:1] == "{"
+            json.loads(line) for line in self.log_file.read_text().split("\n") if line[:1] == "{"
         ]
 
     def stop(self, seconds: float = 60) -> int:
