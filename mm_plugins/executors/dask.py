@@ -69,12 +69,10 @@ class DaskExecutor(Executor):
             return
         client, name = self._client(), f"mm-{uuid.uuid4().hex}"
         with self._listening(client, name, jobs):
-            futures = {
-                client.submit(
-                    _carry_out, job, index, name, key=f"{name}-{index}", pure=False
-                ): index
-                for index, job in enumerate(jobs)
-            }
+            futures = {}
+            for index, job in enumerate(jobs):  # in their order: Dask itself promises none
+                ways = {"key": f"{name}-{index}", "pure": False, "priority": -index}
+                futures[client.submit(_carry_out, job, index, name, **ways)] = index
             try:
                 while futures and not cancelled.is_set():
                     for future in [one for one in futures if one.done()]:
