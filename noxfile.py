@@ -169,6 +169,7 @@ def benchmarks(session: nox.Session) -> None:
     if not session.posargs:
         session.run("python", "benchmarks/command_cost.py")
         session.run("python", "benchmarks/registry.py")
+        session.run("python", "benchmarks/hub.py")
         session.run("python", "benchmarks/queries.py")
     session.run("python", "benchmarks/transfer.py", *session.posargs)
 

@@ -33,6 +33,7 @@ CARD = "README.md"
 
 _LINE = 8 << 20
 _IN_MEMORY = 32 << 20
+_MOST_STEPS = 100_000
 _INLINE = re.compile(rb'\s*\{\s*"key"\s*:\s*"file"\s*,\s*"value"\s*:\s*\{\s*"content"\s*:\s*"')
 _FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\s*(?:\n|\Z)", re.DOTALL)
 _CARD_LIMIT = 1 << 20
@@ -59,6 +60,8 @@ async def read_change(stage: Stage, model_id: str, body: AsyncIterator[bytes]) -
     change, lines, held = Change(), _Lines(body), 0
     try:
         while (line := await lines.next()) is not None:
+            if len(change.steps) >= _MOST_STEPS:
+                raise ProblemError(413, f"A commit has {_MOST_STEPS} files at most")
             if isinstance(line, bytes):
                 if line.strip():
                     held = await _note(change, stage, model_id, _document(line), held)

@@ -19,6 +19,7 @@ _ENTRY = 48
 _END = b"\xff" * 32
 _VERIFIED, _HAS_SHA256 = 1 << 31, 1 << 30
 _MOST_SEGMENTS = 1 << 20
+_MOST_FILES = 10_000
 _FOOTER = b"XETBLOB"
 
 
@@ -41,7 +42,12 @@ def read_shard(data: bytes) -> dict[str, tuple[Segment, ...]]:
     try:
         if not data.startswith(_SHARD_TAG):
             raise IntegrityError("this is no shard")
-        return dict(_files(data))
+        found: dict[str, tuple[Segment, ...]] = {}
+        for name, segments in _files(data):
+            found[name] = segments
+            if len(found) > _MOST_FILES:
+                raise IntegrityError(f"the shard tells of more than {_MOST_FILES} files")
+        return found
     except (struct.error, IndexError) as error:
         raise IntegrityError("the shard is cut short") from error
 

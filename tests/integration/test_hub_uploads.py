@@ -291,6 +291,8 @@ def test_what_is_no_commit(tmp_path, local):
         path = "/api/models/team/mine/commit/main"
         assert served.ask("POST", path, token=token, body=b"\xff{}\n")[0] == 400
         assert served.ask("POST", f"{path}?create_pr=1", token=token, body=b"")[0] == 400
+        many = b'{"key": "deletedFile", "value": {"path": "none"}}\n' * 100_001
+        assert served.ask("POST", path, token=token, body=many)[0] == 413
         assert commit(served, token, file_line("b", b""), branch="none")[0] == 404
         assert commit(served, token, file_line("b", b""), parent="0" * 40)[0] == 412
         assert served.get_json("/api/models/team/mine")["sha"] == before
