@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mm_core.backends import open_source
 from mm_core.checkout import (
@@ -21,7 +21,7 @@ from mm_core.checkout import (
 )
 from mm_core.comparing import Comparison, compare
 from mm_core.config import Settings, is_address, load_settings
-from mm_core.exceptions import ConfigError, MMError
+from mm_core.exceptions import CancelledError, ConfigError, ConflictError, MMError
 from mm_core.mending import refuse_damaged
 from mm_core.notices import Notices
 from mm_core.place import Places
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from mm_core.adopted import Adopted, AdoptOptions
+    from mm_core.bundles import Imported
     from mm_core.collecting import Collected, GcPlan
     from mm_core.copies import Copies, CopyOptions
     from mm_core.copying import Copier
@@ -429,6 +430,85 @@ class ModelManager:
         if output is not None:  # the caller's own folder, for other programs to verify
             signature = put_signature_beside(folder, registry, entry, manifest)
         return Got(path=folder, entry=entry, signature=signature)
+
+    # -- bundles -----------------------------------------------------------------------
+
+    def export_bundle(
+        self, references: Sequence[str], out: BinaryIO, *, backend: str | None = None
+    ) -> int:
+        """Write stored versions to `out`, once through, as a bundle; how many bytes that were.
+
+        The same versions give the same bytes. Every file is hashed on its way:
+        `IntegrityError` for one that is damaged, and then `out` holds no bundle.
+        """
+        from mm_core.bundles import write_bundle
+
+        registry = self.registry(backend)
+        entries = {(e.model_id, e.version): e for e in map(registry.resolve, references)}
+        return write_bundle(registry, list(entries.values()), out)
+
+    def import_bundle(
+        self,
+        path: str | Path,
+        *,
+        to: str | None = None,
+        aliases: bool = True,
+        move_aliases: bool = False,
+        jobs: int | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> tuple[Imported, ...]:
+        """Bring all versions of a bundle into a backend, each as a pull would, with its signatures.
+
+        What is there already is not moved again. Aliases that name another version there
+        are left, unless `move_aliases`. A version that fails keeps no other from coming.
+        Raises as `mm_core.bundles.BundleFile`.
+        """
+        from mm_core.bundles import BundleFile, Imported
+
+        done = []
+        with contextlib.closing(BundleFile(Path(path))) as bundle:
+            for version in bundle.versions:
+                manifest = version.manifest
+                reference = f"{manifest.model_id}@{manifest.version}"
+                try:
+                    pulled = self.pull_from(
+                        bundle.source_of(version), to=to, jobs=jobs, cancelled=cancelled,
+                        model_id=manifest.model_id, version=manifest.version, weights=ALL,
+                    )  # fmt: skip
+                except CancelledError:
+                    raise
+                except MMError as error:
+                    failed = Imported(reference=reference, outcome="failed", error=error)
+                    done.append(failed)
+                    continue
+                wanted = version.aliases if aliases else ()
+                named, left = self._name(pulled.entry, wanted, to, move=move_aliases)
+                done.append(
+                    Imported(
+                        reference=reference,
+                        outcome="imported" if pulled.fetched_bytes else "present",
+                        size_bytes=pulled.entry.size_bytes,
+                        moved=pulled.fetched_bytes,
+                        aliases=named,
+                        left=left,
+                    )
+                )
+        return tuple(done)
+
+    def _name(
+        self, entry: ModelEntry, aliases: Sequence[str], backend: str | None, *, move: bool
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Let `aliases` name `entry` where they name nothing yet; those that do, and the rest."""
+        registry, left = self.registry(backend), []
+        for alias in aliases:
+            if alias in entry.aliases:
+                continue
+            try:
+                expect = ... if move else None
+                registry.set_alias(entry.model_id, alias, entry.version, expect=expect)
+            except ConflictError:
+                left.append(alias)
+        return tuple(a for a in aliases if a not in left), tuple(left)
 
     # -- the wanted state ------------------------------------------------------------
 

@@ -25,6 +25,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "mm_core.cli.copy:copy",
         "Copy versions into another backend, with all that is known about them.",
     ),
+    "export": (
+        "mm_core.cli.bundle:export",
+        "Write versions into one file, for places that no network leads to.",
+    ),
+    "import": ("mm_core.cli.bundle:import_", "Bring the versions of a bundle into a backend."),
     "adopt": ("mm_core.cli.adopt:adopt", "Make entries of models that are there already."),
     "lock": (
         "mm_core.cli.sync:lock",

@@ -1,0 +1,154 @@
+"""The commands of bundles: ``mm export`` and ``mm import``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mm_core.cli import output
+from mm_core.cli.base import command
+from mm_core.cli.progress import make_reporter
+from mm_core.cli.state import State, pass_state
+from mm_core.exceptions import PartialError, UsageError
+
+if TYPE_CHECKING:
+    from mm_core.bundles import Imported
+
+
+@command(
+    "export",
+    examples="""
+    mm export my-org/my-model:prod -o model.tar
+    mm export my-org/one my-org/two@3 --backend lake -o models.tar
+    mm export my-org/my-model:prod -o - | ssh away 'cat > model.tar'
+    """,
+)
+@click.argument("references", metavar="ID[@VERSION|:ALIAS]...", nargs=-1, required=True)
+@click.option(
+    "-o", "--output", "path", type=click.Path(path_type=Path), required=True, metavar="F",
+    help="The file; - for stdout.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@pass_state
+def export(state: State, /, *, references: tuple[str, ...], path: Path, force: bool) -> None:
+    """Write versions into one file, for places that no network leads to.
+
+    It holds their files, manifests, aliases and signatures. Every byte is hashed on its
+    way, and the same versions give the same file. `mm import` reads it.
+    """
+    with state.manager() as manager:
+        if str(path) == "-":
+            if state.wants_json:
+                raise UsageError("the bundle goes to stdout, where JSON would be in it")
+            manager.export_bundle(references, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+            return
+        from mm_core.upkeep.files import written_at_once
+
+        with written_at_once(path, overwrite=force) as staged, staged.open("wb") as out:
+            size = manager.export_bundle(references, out)
+    shown = str(path)
+    human = [f"{output.clean(shown)}: {len(references)} versions, {output.size(size)}"]
+    state.emit({"path": shown, "size_bytes": size}, human=human, quiet=[shown])
+
+
+@command(
+    "import",
+    examples="""
+    mm import model.tar --to lake
+    mm import models.tar --no-aliases --json
+    """,
+)
+@click.argument("path", type=click.Path(path_type=Path), metavar="BUNDLE")
+@click.option("--to", metavar="B", help="The backend.")
+@click.option("--no-aliases", is_flag=True, help="Set none of the aliases of the bundle.")
+@click.option("--move-aliases", is_flag=True, help="Also those that name another version here.")
+@click.option("-j", "--jobs", type=click.IntRange(min=1), help="Files at once.")
+@click.option("-n", "--dry-run", is_flag=True, help="Check the bundle, and say what is in it.")
+@pass_state
+def import_(
+    state: State,
+    /,
+    *,
+    path: Path,
+    to: str | None,
+    no_aliases: bool,
+    move_aliases: bool,
+    jobs: int | None,
+    dry_run: bool,
+) -> None:
+    """Bring the versions of a bundle into a backend.
+
+    Each comes as a pull would bring it: policies are asked, every byte is verified, and
+    one commit makes it available. What is there already is not moved again.
+    """
+    if dry_run:
+        _look(state, path)
+        return
+    with make_reporter(state) as reporter, state.manager(reporter) as manager:
+        done = manager.import_bundle(
+            path, to=to, aliases=not no_aliases, move_aliases=move_aliases, jobs=jobs
+        )
+    document = {"results": [one.to_json() for one in done]}
+    failed = {one.reference: one.error for one in done if one.error is not None}
+    rows = ("version", document["results"])
+    quiet = [one.reference for one in done if one.outcome == "imported"]
+    if not failed:
+        state.emit(document, human=_lines(done), quiet=quiet, rows=rows)
+        return
+    state.so_far = document
+    if not state.wants_json:
+        state.emit(document, human=_lines(done), quiet=quiet)
+    if len(done) == 1:
+        raise next(iter(failed.values()))
+    raise PartialError(
+        f"{len(failed)} of {len(done)} failed",
+        errors=failed,
+        hint="import it again: what is there already is not moved again",
+    )
+
+
+def _look(state: State, path: Path) -> None:
+    import contextlib
+
+    from mm_core.bundles import BundleFile
+
+    with contextlib.closing(BundleFile(path)) as bundle:
+        table = [
+            (
+                f"{one.manifest.model_id}@{one.manifest.version}",
+                output.size(one.manifest.size_bytes),
+                ", ".join(one.aliases),
+            )
+            for one in bundle.versions
+        ]
+        rows = [
+            {
+                "reference": f"{one.manifest.model_id}@{one.manifest.version}",
+                "size_bytes": one.manifest.size_bytes,
+                "aliases": list(one.aliases),
+                "signatures": len(one.signatures),
+            }
+            for one in bundle.versions
+        ]
+    state.emit(
+        {"versions": rows},
+        human=output.table(("VERSION", "SIZE", "ALIASES"), table),
+        quiet=[str(row["reference"]) for row in rows],
+        rows=("version", rows),
+    )
+
+
+def _lines(done: tuple[Imported, ...]) -> Iterator[str]:
+    rows = [
+        (one.outcome, one.reference, output.size(one.size_bytes), ", ".join(one.aliases))
+        for one in done
+    ]
+    yield from output.table(("OUTCOME", "VERSION", "SIZE", "ALIASES"), rows)
+    for one in done:
+        if one.left:
+            yield f"{one.reference}: {', '.join(one.left)} name another version here, and stay"
