@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     examples="""
     mm export my-org/my-model:prod -o model.tar
     mm export my-org/one my-org/two@3 --backend lake -o models.tar
-    mm export my-org/my-model:prod -o - | ssh away 'cat > model.tar'
+    mm export my-org/my-model:prod -o - > model.tar
     """,
 )
 @click.argument("references", metavar="ID[@VERSION|:ALIAS]...", nargs=-1, required=True)

@@ -16,6 +16,7 @@ import pytest
 from mm_core import IntegrityError, MMError, ModelManager, NotFoundError, StorageError, UsageError
 from mm_core.bundles import BundleFile
 from mm_core.testing.material import noise
+from mm_core.testing.signing import Person
 
 pytestmark = pytest.mark.integration
 
@@ -25,12 +26,8 @@ FILES = {"config.json": b'{"a": 1}', "deep/w.bin": noise(2_000_003), "empty": b"
 @pytest.fixture
 def keys(tmp_path):
     """A key to sign with, and its public half."""
-    key, public = tmp_path / "key.pem", tmp_path / "key.pub"
-    make = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(key)]
-    subprocess.run(make, check=True, capture_output=True)
-    show = ["openssl", "ec", "-in", str(key), "-pubout", "-out", str(public)]
-    subprocess.run(show, check=True, capture_output=True)
-    return key, public
+    somebody = Person(tmp_path, "somebody")
+    return somebody.key, somebody.public
 
 
 def push(manager, folder, files, model_id, **options):
