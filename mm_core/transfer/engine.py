@@ -318,6 +318,8 @@ class _Engine:
 
     def _on_retry(self, file: RemoteFile) -> Callable[[TransientError, int, float], None]:
         def note(error: TransientError, offset: int, delay: float) -> None:
+            if self.means.stop.is_set():  # who was stopped tries nothing again
+                return
             message = f"at byte {offset}, in {delay:.1f} s: {error}"
             self._emit("retry", file, offset, message)
 

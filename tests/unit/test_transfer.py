@@ -290,6 +290,22 @@ def test_cancel_ends_a_wait_between_tries(sink):
         run(source, sink, cancelled=cancelled, on_event=on_event)
 
 
+def test_who_was_stopped_hears_of_no_retry(sink):
+    """A connection that ends because of the stop is no fault that is tried again."""
+    cancelled = threading.Event()
+
+    class Closed(ScriptedSource):
+        def read(self, file, start=0, end=None):
+            cancelled.set()
+            raise TransientError("the connection was closed")
+            yield
+
+    events: list[TransferEvent] = []
+    with pytest.raises(CancelledError):
+        run(Closed({"f": b"x"}), sink, cancelled=cancelled, on_event=events.append)
+    assert "retry" not in {event.kind for event in events}
+
+
 def test_events_add_up(sink):
     """The events of a transfer tell the total, every file, and sum up in the progress book."""
     book = ProgressBook()
