@@ -12,6 +12,7 @@ TYPE_CHECKING = False  # not from typing: a signal must find its handler before 
 
 _EXPORTS = {
     "mm_core.manager": ("ModelManager",),
+    "mm_core.using": ("get", "open", "url"),
     "mm_core.downloader": ("ModelDownloader",),
     "mm_core.registry": ("ModelRegistry",),
     "mm_core.registry.queries": ("Query",),
@@ -101,7 +102,10 @@ _EXPORTS = {
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 
-__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604  # the names are in _EXPORTS
+_SHADOWS = {"open"}
+"""What ``from mm_core import *`` leaves out: it would hide a name of Python's own."""
+
+__all__ = ["__version__", *sorted(_HOME.keys() - _SHADOWS)]  # noqa: PLE0604  # see _EXPORTS
 
 
 def __getattr__(name: str) -> object:
@@ -116,7 +120,7 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_SHADOWS])
 
 
 if TYPE_CHECKING:
@@ -244,3 +248,6 @@ if TYPE_CHECKING:
     from mm_core.upkeep.registry_file import (
         backup_and_repair_registry as backup_and_repair_registry,
     )
+    from mm_core.using import get as get
+    from mm_core.using import open as open  # noqa: A004  # mm_core.open
+    from mm_core.using import url as url

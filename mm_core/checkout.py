@@ -14,15 +14,6 @@ from mm_core.stored import StoredSource
 from mm_core.upkeep.files import written_at_once
 
 
-def cache_folder(registry: ModelRegistry, entry: ModelEntry) -> Path:
-    """Where a version is kept on this machine if its caller names no folder."""
-    import platformdirs
-
-    cache = platformdirs.user_cache_path("model-manager")
-    folder = cache / "models" / str(registry.id) / entry.model_id / entry.version
-    return folder / (entry.manifest or "")[:12]  # a version may be removed and made anew
-
-
 def refuse_foreign_files(folder: Path, manifest: Manifest) -> None:
     """Raise `ConflictError` if `folder` holds a file that is not one of `manifest`.
 

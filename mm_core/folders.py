@@ -35,10 +35,20 @@ def registry_cache(sink: Sink, environ: Mapping[str, str] = os.environ) -> Path 
     root = cache_root(environ)
     if root is None or sink.root.startswith("memory:"):  # the next process has another memory
         return None
-    telling = [sink.root]
+    return root / "registries" / name_of_store(sink, environ=environ)
+
+
+def models_cache(environ: Mapping[str, str] = os.environ) -> Path:
+    """The folder for versions that were brought here; ``MM_CACHE=off`` is no reason for none."""
+    return (cache_root(environ) or cache_folder(environ)) / "models"
+
+
+def name_of_store(sink: Sink, *own: str, environ: Mapping[str, str] = os.environ) -> str:
+    """A word of 32 characters that tells the store of `sink` from all others."""
+    telling = [sink.root, *filter(None, own)]
     if "://" in sink.root:
         telling += [repr(sink.config), *_variables(_TELLING, environ)]
-    return root / "registries" / _hash(telling)
+    return _hash(telling)
 
 
 def memory_of(sink: Sink, folder: Path, environ: Mapping[str, str] = os.environ) -> Path:

@@ -14,22 +14,30 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mm_core.backends import open_source
 from mm_core.checkout import (
-    cache_folder,
     plan_checkout,
     put_signature_beside,
     refuse_foreign_files,
 )
 from mm_core.comparing import Comparison, compare
 from mm_core.config import Settings, is_address, load_settings
-from mm_core.exceptions import CancelledError, ConfigError, ConflictError, MMError
+from mm_core.exceptions import (
+    CancelledError,
+    ConfigError,
+    ConflictError,
+    MMError,
+    OfflineError,
+    TransientError,
+)
+from mm_core.local_copies import LocalCopies, pinned
 from mm_core.mending import refuse_damaged
 from mm_core.notices import Notices
-from mm_core.place import Places
+from mm_core.place import Place, Places
 from mm_core.plugins import Plugins
 from mm_core.registry import ModelRegistry
 from mm_core.registry.queries import Query
 from mm_core.results import Got, Shown
 from mm_core.schemas import (
+    Manifest,
     ModelEntry,
     ModelStatus,
     ModelType,
@@ -401,24 +409,79 @@ class ModelManager:
         output: str | Path | None = None,
         backend: str | None = None,
         jobs: int | None = None,
+        offline: bool | None = None,
     ) -> Got:
         """A folder on the local disk with the verified files of a stored version.
 
         `reference` is ``ID``, ``ID@VERSION`` or ``ID:ALIAS``. Without `output`, a
         version in a local backend is used where it stands: it was verified when it
         was stored, and only the sizes are compared again (`verify` reads all). One
-        from elsewhere is kept in the user's cache folder. Files that are there
-        already are verified and not fetched again.
+        from elsewhere is kept in the user's cache folder, for all processes of this
+        machine: the first brings it, the others wait for that, and files that are
+        the same are hard links to the same bytes, so nobody may change them in place.
+        What is there, unchanged since it was hashed, is not read again.
+
+        A full version that is in the cache is taken without any request; for an alias
+        the registry is asked, and what it named last is taken, with a warning, where the
+        backend does not answer. With ``offline=True`` nobody is asked, and `OfflineError`
+        raised for what is not there; with ``offline=False`` the registry is always asked.
+
+        Files in `output` that are there already are verified and not fetched again.
 
         Raises `NotFoundError`, and `ConflictError` where `output` holds other files.
         """
         place = self._places.open(backend)
-        registry, entry = place.registry, place.registry.resolve(reference)
-        if output is None and isinstance(entry.path, Path):
+        registry = place.registry
+        if output is None and "://" in place.sink.root:
+            return self._copy_here(place, reference, jobs, offline)
+        entry = registry.resolve(reference)
+        if output is None:
             refuse_damaged(registry, entry)
-            return Got(path=entry.path, entry=entry)
-        folder = cache_folder(registry, entry) if output is None else Path(output).expanduser()
-        folder, manifest = folder.resolve(), registry.manifest(entry)
+            return Got(path=Path(entry.path), entry=entry)
+        folder = Path(output).expanduser().resolve()
+        manifest = registry.manifest(entry)
+        self._check_out(place, entry, manifest, folder, jobs)
+        # The caller's own folder, for other programs to verify.
+        signature = put_signature_beside(folder, registry, entry, manifest)
+        return Got(path=folder, entry=entry, signature=signature)
+
+    def _copy_here(
+        self, place: Place, reference: str, jobs: int | None, offline: bool | None
+    ) -> Got:
+        """The copy in the user's cache folder, brought there if it must be."""
+        copies, registry = LocalCopies(place.registry), place.registry
+        known = copies.named(reference)
+        if known is not None and not copies.whole(known):
+            known = None
+        if known is not None and (offline or (offline is None and reference == pinned(known))):
+            return Got(path=copies.folder(known), entry=known)
+        if offline:
+            raise OfflineError(
+                f"{reference} of {place.name} is not on this machine",
+                hint="get it once with a connection; what is in the cache needs none",
+            )
+        try:
+            entry = registry.resolve(reference)
+        except TransientError as error:
+            if known is None or offline is False:
+                raise
+            logger.warning("%s; %s was %s when it was asked last", error, reference, known.version)
+            return Got(path=copies.folder(known), entry=known)
+        folder = copies.folder(entry)
+        if not copies.whole(entry):
+            with copies.alone_with(entry, Stop(self._cancelled)):
+                if not copies.whole(entry):
+                    manifest = registry.manifest(entry)
+                    copies.link(folder, manifest)
+                    self._check_out(place, entry, manifest, folder, jobs)
+                    copies.keep(entry, manifest)
+        copies.note(reference, entry)
+        return Got(path=folder, entry=entry)
+
+    def _check_out(
+        self, place: Place, entry: ModelEntry, manifest: Manifest, folder: Path, jobs: int | None
+    ) -> None:
+        """Let all of `manifest`, verified, and nothing else stand in `folder`."""
         refuse_foreign_files(folder, manifest)
         sink_type = self.plugins.sink_type("local")
         target = sink_type(sink_type.Config(root=str(folder)))
@@ -426,10 +489,6 @@ class ModelManager:
         plan = plan_checkout(source, target, entry.version)
         refuse_if_full(target, plan)
         self._street.carry(plan, source=source, sink=target, jobs=jobs, stop=Stop(self._cancelled))
-        signature = None
-        if output is not None:  # the caller's own folder, for other programs to verify
-            signature = put_signature_beside(folder, registry, entry, manifest)
-        return Got(path=folder, entry=entry, signature=signature)
 
     # -- bundles -----------------------------------------------------------------------
 

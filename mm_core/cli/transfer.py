@@ -140,6 +140,7 @@ def push(
     mm get my-org/my-model
     mm get my-org/my-model:prod --output ./model
     mm get my-org/my-model:prod --limit-rate 50MiB/s
+    mm --offline get my-org/my-model:prod
     python serve.py --model "$(mm get my-org/my-model:prod)"
     """,
 )
@@ -151,11 +152,12 @@ def get(state: State, /, reference: str, folder: Path | None, jobs: int | None) 
     """Bring a model to this machine and print its path, and nothing else.
 
     A model on a local backend is used where it is, after a look at the sizes; what
-    is brought here is checked byte by byte. With --output, the newest signature over it
-    is put beside its files as model.sig.
+    is brought here is checked byte by byte, once, and kept for all processes. ID@VERSION
+    is then taken without any request, and with the global option --offline everything is.
+    With --output, the newest signature over it is put beside its files as model.sig.
     """
     with make_reporter(state) as reporter, state.manager(reporter) as manager:
-        got = manager.get(reference, output=folder, jobs=jobs)
+        got = manager.get(reference, output=folder, jobs=jobs, offline=state.offline or None)
     path = str(got.path)
     state.emit(got.to_json(), human=[path], quiet=[path])
 
