@@ -114,7 +114,9 @@ def test_one_that_was_killed_is_gone_on_with(bucket, asked, monkeypatch):
     running = subprocess.Popen([sys.executable, "-c", GET, ONE, bucket, "1"])
     cache = Path(os.environ["XDG_CACHE_HOME"])
     deadline = time.monotonic() + 60
-    while not list(cache.rglob("config.json")) and time.monotonic() < deadline:
+    while time.monotonic() < deadline and not all(
+        list(cache.rglob(name)) for name in ("config.json", ".hidden", "e")
+    ):
         time.sleep(0.05)
     running.send_signal(signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL
