@@ -42,10 +42,10 @@ _EXPORTS = {
     "mm_core.signatures.shelf": ("Bundle", "could_be_bundle"),
     "mm_core.signatures.checking": ("CheckedSignature", "SignatureState", "check_signatures"),
     "mm_core.plugin_config": ("PluginConfig",),
-    "mm_core.results": ("Shown",),
+    "mm_core.results": ("Environment", "Got", "Shown"),
     "mm_core.lazy_config": ("LazyConfig",),
     "mm_core.plugins": ("Plugins",),
-    "mm_core.hookspecs": ("MM_API", "PlanContext", "hookimpl"),
+    "mm_core.hookspecs": ("MM_API", "EnvironmentContext", "PlanContext", "hookimpl"),
     "mm_core.names": ("check_alias", "check_model_id", "check_path", "check_version"),
     "mm_core.logging": ("setup_logging",),
     "mm_core.metrics": ("track_performance",),
@@ -168,6 +168,7 @@ if TYPE_CHECKING:
     from mm_core.formats import claimed_formats as claimed_formats
     from mm_core.formats import look_through as look_through
     from mm_core.hookspecs import MM_API as MM_API
+    from mm_core.hookspecs import EnvironmentContext as EnvironmentContext
     from mm_core.hookspecs import PlanContext as PlanContext
     from mm_core.hookspecs import hookimpl as hookimpl
     from mm_core.integrity import file_sha256 as file_sha256
@@ -197,6 +198,8 @@ if TYPE_CHECKING:
     from mm_core.redaction import remember_secret as remember_secret
     from mm_core.registry import ModelRegistry as ModelRegistry
     from mm_core.registry.queries import Query as Query
+    from mm_core.results import Environment as Environment
+    from mm_core.results import Got as Got
     from mm_core.results import Shown as Shown
     from mm_core.schemas import Action as Action
     from mm_core.schemas import Manifest as Manifest

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -27,6 +28,8 @@ from mm_core.source import Source
 
 if TYPE_CHECKING:
     import click
+
+    from mm_core.results import Got
 
 PROJECT = "model_manager"
 """The pluggy project and the entry-point group."""
@@ -48,6 +51,22 @@ class PlanContext:
 
     backend: str
     policies: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentContext:
+    """What a program is about to be run with.
+
+    `models` are on this machine, each with its folder. Where they are to be read from the
+    store itself, `models` is empty and `sink` is that store; where they are to be asked of
+    a hub, `hub` is its URL. `folder` is for files that the program needs: it is the same one
+    whenever the same models are asked for, by many processes at once, and need not exist yet.
+    """
+
+    models: tuple[Got, ...] = ()
+    sink: Sink | None = None
+    hub: str | None = None
+    folder: Path
 
 
 @hookspec
@@ -264,6 +283,26 @@ def mm_removed(entry: ModelEntry, backend: str) -> None:
         def mm_removed(entry, backend):
             notify(f"{entry.model_id} {entry.version} is gone from {backend}")
     """
+
+
+@hookspec
+def mm_environment(context: EnvironmentContext) -> Mapping[str, str]:
+    """Say which variables let the programs that you know find the models.
+
+    Called: by ``mm run`` and ``mm env``.
+    Given:
+        context: the models and where they are.
+    Threads: the caller's.
+    Errors: stop the command.
+    Answer: variables and their values; of two plugins that name the same one, the one that
+        was registered last wins. No secret is among them: ``mm env`` prints them.
+    Such as::
+
+        @hookimpl
+        def mm_environment(context):
+            return {"MY_LOADER_MODELS": ":".join(str(got.path) for got in context.models)}
+    """
+    raise NotImplementedError
 
 
 @hookspec

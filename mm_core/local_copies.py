@@ -7,6 +7,7 @@ In the user's cache folder, below ``models``::
     <place>/.verified/<manifest>                 sizes and times of the files when they were hashed
     .blobs/<first two>/<sha256>                  the same files by content, as hard links
     .locks/<manifest>                            held while a version is brought
+    .environments/<models>/                      what programs need to find them, see `mm run`
 
 All of it may be deleted at any time.
 """
@@ -19,7 +20,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +29,7 @@ from typing import Any
 from mm_core.exceptions import CancelledError, MMError
 from mm_core.folders import models_cache, name_of_store
 from mm_core.registry import ModelRegistry
+from mm_core.results import Got
 from mm_core.schemas import Manifest, ModelEntry, ModelType, parse_rfc3339
 from mm_core.transfer.stop import Stop
 
@@ -127,6 +129,12 @@ class LocalCopies:
 def pinned(entry: ModelEntry) -> str:
     """The reference that names no other version than `entry`."""
     return f"{entry.model_id}@{entry.version}"
+
+
+def environment_folder(got: Sequence[Got]) -> Path:
+    """A folder for what a program needs beside these models; the same ones have the same."""
+    telling = "\n".join(f"{pinned(one.entry)} {one.entry.aliases} {one.path}" for one in got)
+    return models_cache() / ".environments" / hashlib.sha256(telling.encode()).hexdigest()[:32]
 
 
 def _entry(raw: Mapping[str, Any]) -> ModelEntry:

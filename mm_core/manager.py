@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -27,15 +28,17 @@ from mm_core.exceptions import (
     MMError,
     OfflineError,
     TransientError,
+    UsageError,
 )
-from mm_core.local_copies import LocalCopies, pinned
+from mm_core.hookspecs import EnvironmentContext
+from mm_core.local_copies import LocalCopies, environment_folder, pinned
 from mm_core.mending import refuse_damaged
 from mm_core.notices import Notices
 from mm_core.place import Place, Places
 from mm_core.plugins import Plugins
 from mm_core.registry import ModelRegistry
 from mm_core.registry.queries import Query
-from mm_core.results import Got, Shown
+from mm_core.results import Environment, Got, Shown
 from mm_core.schemas import (
     Manifest,
     ModelEntry,
@@ -444,6 +447,46 @@ class ModelManager:
         # The caller's own folder, for other programs to verify.
         signature = put_signature_beside(folder, registry, entry, manifest)
         return Got(path=folder, entry=entry, signature=signature)
+
+    def environment(
+        self,
+        references: Sequence[str],
+        *,
+        backend: str | None = None,
+        hub: str | None = None,
+        stream: bool = False,
+        offline: bool | None = None,
+    ) -> Environment:
+        """The variables by which programs find stored versions, as all plugins say.
+
+        Each version is brought here first, as by `get`. With `stream` it stays where it is,
+        and the variables are those for reading that store; with `hub`, the URL of a server
+        of this protocol, they lead there, and nobody is asked here. ``MM_MODEL`` is where the
+        first of them is, ``MM_MODELS`` all, as a JSON object. Nothing is set in this process.
+
+        Raises as `get`, and `UsageError` for `stream` and `hub` together.
+        """
+        if stream and hub:
+            raise UsageError("a model is read from its store, or asked of a hub: not both")
+        sink: Sink | None = None
+        got: tuple[Got, ...] = ()
+        models = dict.fromkeys(references, "")
+        if stream:
+            sink = self.sink(backend)
+            models = {name: self.url(name, backend=backend) for name in models}
+        elif hub is None:
+            got = tuple(self.get(name, backend=backend, offline=offline) for name in models)
+            models = {name: str(one.path) for name, one in zip(models, got, strict=True)}
+        folder = environment_folder(got)
+        context = EnvironmentContext(models=got, sink=sink, hub=hub, folder=folder)
+        variables: dict[str, str] = {}
+        for said in reversed(self.plugins.hook.mm_environment(context=context)):
+            variables.update(said)
+        found = {name: place for name, place in models.items() if place}
+        if found:
+            variables["MM_MODEL"] = next(iter(found.values()))
+            variables["MM_MODELS"] = json.dumps(found)
+        return Environment(variables=variables, models=found)
 
     def _copy_here(
         self, place: Place, reference: str, jobs: int | None, offline: bool | None

@@ -31,6 +31,21 @@ class Got:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """What a program is run with: `variables`, and of each model where the program finds it.
+
+    `models` maps each reference to a folder or a URL, in the order they were asked for.
+    """
+
+    variables: dict[str, str]
+    models: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON data."""
+        return {"variables": self.variables, "models": self.models}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
     """All that is known of one version. `urls` and `headers` are by file path.
 

@@ -44,6 +44,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Show which models of mm.lock have another version at their source.",
     ),
     "get": ("mm_core.cli.transfer:get", "Bring a model to this machine and print its path."),
+    "run": ("mm_core.cli.use:run", "Run a command that finds models."),
+    "env": ("mm_core.cli.use:env", "Print the variables by which programs find models."),
     "list": ("mm_core.cli.look:list_", "List the models of a backend."),
     "search": ("mm_core.cli.search:search", "Find versions by words."),
     "du": ("mm_core.cli.du:du", "Show how much each model takes."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from pydantic import Field, SecretStr
@@ -39,3 +40,28 @@ class Config(PluginConfig):
     transfer: Transfer = Field(
         default="auto", description="Who sends the bytes: auto, direct or fsspec (s3fs)"
     )
+
+
+def environment(config: Config) -> dict[str, str]:
+    """The settings as variables, for programs that read the same store; never a secret.
+
+    Sources: https://docs.aws.amazon.com/sdkref/latest/guide/settings-reference.html and
+    https://github.com/run-ai/runai-model-streamer/blob/master/docs/src/env-vars.md
+    """
+    options = config.options
+    endpoint = options.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3")
+    endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL")
+    named: dict[str, str | None] = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_PROFILE": options.profile,
+        "AWS_REGION": options.region,
+        "AWS_DEFAULT_REGION": options.region,
+        "RUNAI_STREAMER_S3_ENDPOINT": endpoint,
+        "RUNAI_STREAMER_S3_UNSIGNED": "1" if options.anon else None,
+    }
+    style = (options.config_kwargs.get("s3") or {}).get("addressing_style")
+    if endpoint and style != "virtual":
+        named["RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING"] = "0"
+    if endpoint:  # nobody is asked who this machine is: that costs seconds where none answers
+        named["AWS_EC2_METADATA_DISABLED"] = "true"
+    return {name: value for name, value in named.items() if value}

@@ -16,6 +16,7 @@ from mm_core import (
     AlreadyExistsError,
     Buffer,
     ConfigError,
+    EnvironmentContext,
     IntegrityError,
     LazyConfig,
     NotFoundError,
@@ -29,7 +30,7 @@ from mm_core import (
     hookimpl,
     redact,
 )
-from mm_plugins.sinks import _s3_upload
+from mm_plugins.sinks import _s3_config, _s3_upload
 from mm_plugins.sinks._copying import copied_unless_refused
 from mm_plugins.sinks._keys import check_key, check_prefix, check_size
 from mm_plugins.sinks._parts import Parts, part_size
@@ -60,6 +61,13 @@ _SECRET_KEYS = frozenset({"SSECustomerKey", "SSECustomerAlgorithm"})
 def mm_sinks() -> list[type[Sink]]:
     """Offer the S3 sink."""
     return [S3Sink]
+
+
+@hookimpl
+def mm_environment(context: EnvironmentContext) -> Mapping[str, str]:
+    """Say how the AWS SDKs, and by them vLLM and the Run:ai streamer, reach this store."""
+    sink = context.sink
+    return _s3_config.environment(sink.config) if isinstance(sink, S3Sink) else {}
 
 
 class S3Sink(ResumableSink):

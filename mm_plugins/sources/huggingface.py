@@ -19,6 +19,7 @@ from pydantic import Field, SecretStr
 
 from mm_core import (
     Buffer,
+    EnvironmentContext,
     ModelType,
     OfflineError,
     PluginConfig,
@@ -60,6 +61,14 @@ DOCUMENT_LIMIT = 64 << 20
 def mm_sources() -> list[type[Source]]:
     """Offer the Hub."""
     return [HuggingFaceSource]
+
+
+@hookimpl
+def mm_environment(context: EnvironmentContext) -> Mapping[str, str]:
+    """Say where clients of the Hub find the models."""
+    from mm_plugins.sources._hub_environment import variables
+
+    return variables(context)
 
 
 class HuggingFaceSource(Source):
