@@ -39,6 +39,15 @@ class Executor(Configured):
     type: ClassVar[str]
     """The word for it in ``mm pull --executor``."""
 
+    @property
+    def split_bytes(self) -> int | None:
+        """Files of so many bytes and more are brought in ranges, by several jobs at once.
+
+        That is worth it where jobs run on machines with lines of their own. None: each
+        file by one job. Only some stores take parts of one file from several machines.
+        """
+        return None
+
     @abstractmethod
     def run(
         self, jobs: Sequence[Job], *, cancelled: threading.Event

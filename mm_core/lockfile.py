@@ -40,6 +40,11 @@ class LockedModel:
     aliases: tuple[str, ...] = ()
 
     @property
+    def largest(self) -> int:
+        """The size of its largest file, of those whose size is known."""
+        return max((size_of(text) or 0 for text in self.files.values()), default=0)
+
+    @property
     def size_bytes(self) -> int | None:
         """The sum of all files; None where the size of one is not known."""
         sizes = [size_of(text) for text in self.files.values()]

@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from mm_core.lockfile import Lockfile
     from mm_core.policing import Rule, Verdict
     from mm_core.pulling import PullEnd, Pulls
+    from mm_core.spreading import FileRange
 
 logger = logging.getLogger(__name__)
 
@@ -293,11 +294,53 @@ class ModelManager:
         Raises `CancelledError` where it was stopped before all had ended.
         """
         from mm_core.pulling import executor_for, make_jobs, pull_all
+        from mm_core.spreading import spread
 
         self._places.open(to)  # where it cannot be opened, that is one error and not many
         pulls = make_jobs(self, sources, to=to or self._places.default, jobs=jobs, wait=wait)
+        stop = Stop(self._cancelled, cancelled)
         with executor_for(executor, self.plugins) as where:
-            return pull_all(pulls, where, cancelled=Stop(self._cancelled, cancelled), tell=tell)
+            spread(self, pulls, where, stop)
+            return pull_all(pulls, where, cancelled=stop, tell=tell)
+
+    def begin_ranges(
+        self, request: Request, *, to: str | None = None, at_least: int
+    ) -> tuple[FileRange, ...]:
+        """Begin the uploads of the files of `at_least` bytes that a pull would fetch, in ranges.
+
+        Each range may be brought by any process, by `carry_range`; a `pull` of the same then
+        takes up what is there, verifies it, and makes the version AVAILABLE. The policies are
+        asked, as by `plan`. Empty where the store lets one process alone write to an upload.
+        """
+        from mm_core.pulling import options_of
+        from mm_core.spreading import begin_ranges
+
+        asked, place = self._request(request.url, options_of(request)), self._places.open(to)
+        with self._source(asked) as (origin, own):
+            plan = self._street.plan(place, origin, own)
+            return tuple(begin_ranges(asked, plan, origin, place.sink, at_least=at_least))
+
+    def carry_range(
+        self,
+        piece: FileRange,
+        *,
+        to: str | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> int:
+        """Bring what is missing of one of the ranges that `begin_ranges` told; how many bytes.
+
+        Nothing becomes visible. Raises `SourceChangedError` where the source has another file by
+        now, and `UploadLostError` where the upload was ended or given up.
+        """
+        from mm_core.spreading import carry_piece
+
+        logger.info("Bringing a range of %s", piece.path, extra={"model": piece.model_id})
+        with self._source(piece.request) as (origin, own):
+            return carry_piece(
+                piece, own, origin, self._places.open(to).sink,
+                options=self._street.options, on_event=self._notices.event,
+                stop=Stop(self._cancelled, cancelled),
+            )  # fmt: skip
 
     async def apull(self, source: str, **options: Any) -> Pulled:
         """`pull`, awaitable. Cancelling the task stops the pull before it returns."""

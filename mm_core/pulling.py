@@ -78,7 +78,7 @@ class PullJob:
             jobs=self.jobs,
             wait=self.wait,
             cancelled=cancelled,
-            **_options_of(self.request),
+            **options_of(self.request),
         )
 
 
@@ -181,7 +181,7 @@ def _anywhere(backend: str | None) -> str | None:
     return str(Path(backend).expanduser().absolute())
 
 
-def _options_of(request: Request) -> RequestOptions:
+def options_of(request: Request) -> RequestOptions:
     """What `ModelManager.pull` takes beside the source, as `request` has it."""
     names = RequestOptions.__annotations__
     chosen = [f.name for f in fields(request) if f.name in names]

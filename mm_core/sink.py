@@ -181,6 +181,9 @@ class Upload(ABC):
     kept: frozenset[int] = frozenset()
     """The parts that an earlier attempt stored whole, as far as the store can tell."""
 
+    id: str | None = None
+    """By which another process may `ResumableSink.join_upload`; None where none may."""
+
     readable: bool = False
     """Whether `read_part` works. If not, kept parts are verified after `commit`."""
 
@@ -226,6 +229,17 @@ class ResumableSink(Sink):
 
         None where the file is so small that `write` does it in one step.
         """
+
+    shares_uploads: ClassVar[bool] = False
+    """Whether several processes may write parts of one upload at the same time."""
+
+    def join_upload(self, key: str, *, size: int, id: str) -> Upload:  # as in `Upload`
+        """The upload that another process began, to write some of its parts.
+
+        Only where `shares_uploads`. Who joined leaves it by `keep`; who began it, or takes it up,
+        ends it. `UploadLostError` where it is gone.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def unfinished(self, prefix: str) -> Iterator[UnfinishedUpload]:

@@ -302,6 +302,7 @@ class Syncer:
         note: Callable[[int, SyncStep], None],
     ) -> None:
         from mm_core.pulling import make_jobs, pull_all
+        from mm_core.spreading import spread
 
         places = [index for index, step in enumerate(steps) if step.step is Step.FETCH]
         pulls = [
@@ -326,6 +327,11 @@ class Syncer:
             )
             note(places[place], done)
 
+        least = how.executor.split_bytes
+        if least is not None:
+            sizes = [lock.models[steps[index].model_id].largest for index in places]
+            large = [pull for pull, size in zip(pulls, sizes, strict=True) if size >= least]
+            spread(self._manager, large, how.executor, how.cancelled)
         if pulls:
             pull_all(pulls, how.executor, cancelled=how.cancelled, tell=lambda _: None, ended=ended)
 

@@ -19,20 +19,23 @@ def executor_options(function: F) -> F:
     """Give a command ``--executor`` and ``--scheduler``."""
     where = click.option("--executor", metavar="T", help="Where pulls run; threads if not given.")
     at = click.option("--scheduler", metavar="URL", help="The scheduler, for --executor dask.")
-    return where(at(function))
+    split = click.option("--split", metavar="SIZE", help="Larger files in ranges; for dask 1GiB.")
+    return where(at(split(function)))
 
 
 @contextlib.contextmanager
 def executor_of(
-    manager: ModelManager, executor: str | None, scheduler: str | None
+    manager: ModelManager, executor: str | None, scheduler: str | None, split: str | None
 ) -> Iterator[Executor | str | None]:
-    """What `ModelManager.pull_many` takes; with `scheduler` one that is made and closed here."""
-    if scheduler is None:
+    """What `ModelManager.pull_many` takes; with settings of its own one that is made here."""
+    given = {"scheduler": scheduler, "split": split}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given:
         yield executor
         return
     from mm_core.config import build_config
 
     kind = manager.plugins.executor_type(executor or "dask")
-    config = build_config(kind.Config, {"scheduler": scheduler}, "--scheduler", None)
+    config = build_config(kind.Config, given, "--scheduler and --split", None)
     with contextlib.closing(kind(config)) as made:
         yield made

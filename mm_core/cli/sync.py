@@ -118,6 +118,7 @@ def sync(
     error_on_no_change: bool,
     executor: str | None,
     scheduler: str | None,
+    split: str | None,
     jobs: int | None,
     lockfile: Path | None,
 ) -> None:
@@ -131,7 +132,7 @@ def sync(
         if dry_run:
             synced = manager.plan_sync(found, shard=shard, prune=prune)
         else:
-            with executor_of(manager, executor, scheduler) as where:
+            with executor_of(manager, executor, scheduler, split) as where:
                 synced = manager.sync(found, shard=shard, prune=prune, executor=where, jobs=jobs)
     if error_on_no_change and not synced.changes:
         state.so_far = synced.to_json()

@@ -19,7 +19,7 @@ from mm_core.exceptions import CancelledError, MMError, UsageError
 
 if TYPE_CHECKING:
     from mm_core.manager import ModelManager
-    from mm_core.pulling import PullEnd
+    from mm_core.pulling import PullEnd, Pulls
     from mm_core.schemas import Plan, Pulled, RemoteFile, Request
 
 
@@ -66,6 +66,7 @@ def pull(
     no_wait: bool,
     executor: str | None,
     scheduler: str | None,
+    split: str | None,
     **request: Any,
 ) -> None:
     """Stream a model from its source into a backend.
@@ -87,16 +88,21 @@ def pull(
                 plan = manager.plan(source, to=backend, **request)
                 return _planned(plan, manager.kept_bytes(plan, to=backend))
             with reporter.asking(partial(_with_parts, manager, backend)):
-                pulled = manager.pull(source, to=backend, jobs=jobs, wait=not no_wait, **request)
-            return _pulled(pulled)
+                options: dict[str, Any] = {"to": backend, "jobs": jobs, "wait": not no_wait}
+                if executor is None and scheduler is None and split is None:
+                    return _pulled(manager.pull(source, **options, **request))
+                with executor_of(manager, executor, scheduler, split) as where:
+                    asked = _requests([source], request)
+                    return _pulled(_the_one(manager.pull_many(asked, executor=where, **options)))
 
         if others and dry_run:
             _plan_each(state, _requests([source, *others], request), backends, one)
         elif others:
             requests = _requests([source, *others], request)
-            with executor_of(manager, executor, scheduler) as where:
-                options = {"jobs": jobs, "wait": not no_wait, "executor": where}
-                _pull_each(state, manager, requests, backends, **options)
+            with executor_of(manager, executor, scheduler, split) as where:
+                _pull_each(
+                    state, manager, requests, backends, jobs=jobs, wait=not no_wait, executor=where
+                )
         elif len(backends) == 1:
             emit_one(state, one(source, backends[0]))
         else:
@@ -173,6 +179,13 @@ def _for_each(state: State, backends: list[str], one: Any) -> None:
         except MMError as error:
             several.add_error(backend, error)
     several.end()
+
+
+def _the_one(pulls: Pulls) -> Pulled:
+    """What was pulled; its error where it was not."""
+    for error in pulls.failed.values():
+        raise error
+    return pulls.pulled[0]
 
 
 def _requests(sources: Sequence[str], options: dict[str, Any]) -> list[Request]:

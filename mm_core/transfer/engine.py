@@ -205,7 +205,7 @@ class _Engine:
         size = planned.file.size
         if size is None or not self.options.parts or not isinstance(self.sink, ResumableSink):
             return None
-        return self.sink.begin_upload(planned.key, size=size, identity=_identity(planned.file))
+        return self.sink.begin_upload(planned.key, size=size, identity=identity_of(planned.file))
 
     def _carry_parts(self, planned: PlannedFile, upload: Upload, this: _Try) -> StoredFile:
         parts = PartedFile(
@@ -244,7 +244,7 @@ class _Engine:
     ) -> None:
         """Keep what the next attempt can use; wrong bytes, and what cannot be told, go."""
         useless = isinstance(error, (MismatchError, SourceChangedError, UploadLostError))
-        if useless or _identity(planned.file) is None:
+        if useless or identity_of(planned.file) is None:
             parts.when_at_rest(upload.discard)
         else:
             parts.when_at_rest(upload.keep)
@@ -338,7 +338,7 @@ class _Engine:
         )
 
 
-def _identity(file: RemoteFile) -> str | None:
+def identity_of(file: RemoteFile) -> str | None:
     """What tells the content apart from any other; None where only its name and size are known."""
     if file.sha256 is not None:
         return f"sha256:{file.sha256}"

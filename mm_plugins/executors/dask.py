@@ -21,6 +21,7 @@ from mm_core import (
     MissingExtraError,
     MMError,
     PluginConfig,
+    Size,
     TransientError,
     heard_by,
     hookimpl,
@@ -53,12 +54,23 @@ class DaskExecutor(Executor):
             default=None,
             description="Such as tcp://host:8786; DASK_SCHEDULER_ADDRESS if it is not given",
         )
+        split: Size | None = Field(
+            default=1 << 30,
+            description="Files of so many bytes and more come in ranges by several workers, where "
+            "the store takes them; null for none",
+        )
         timeout: float = Field(default=10.0, gt=0, description="Seconds to reach the scheduler")
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         self._lock = threading.Lock()
         self._connected: Any = None
+
+    @property
+    def split_bytes(self) -> int | None:
+        """What the settings say."""
+        split: int | None = self.config.split
+        return split
 
     def run(
         self, jobs: Sequence[Job], *, cancelled: threading.Event

@@ -57,6 +57,11 @@ class Multipart:
         self._parts: dict[int, dict[str, Any]] = {}
 
     @property
+    def id(self) -> str:
+        """S3's own name for it."""
+        return self._id
+
+    @property
     def numbers(self) -> frozenset[int]:
         """The parts that are there, counted from 1."""
         return frozenset(self._parts)
@@ -146,6 +151,7 @@ class S3Upload(Upload):
         self.size = size
         self.part_size = part_size
         self.kept = frozenset(number - 1 for number in multipart.numbers)
+        self.id = multipart.id
         self._objects = objects
         self._key = key
         self._multipart = multipart
@@ -221,6 +227,16 @@ def take_up(
         else:
             multipart.abort()
     return taken
+
+
+def join(objects: S3Objects, key: str, id: str, size_of: Callable[[int], int | None]) -> Multipart:
+    """The upload that another process began, with the parts that are there by now."""
+    multipart = Multipart(objects, key, id)
+    try:
+        multipart.load(size_of)
+    except NotFoundError as error:
+        raise UploadLostError(f"{objects.name(key)}: the upload is gone") from error
+    return multipart
 
 
 def unfinished(objects: S3Objects, prefix: str) -> Iterator[UnfinishedUpload]:

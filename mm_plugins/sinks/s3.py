@@ -78,6 +78,7 @@ class S3Sink(ResumableSink):
     more above 70 GB, since an upload has 10,000 parts.
     """
 
+    shares_uploads = True
     type = "s3"
     schemes = ("s3", "s3a")
 
@@ -145,15 +146,17 @@ class S3Sink(ResumableSink):
         whole = part_size(size)
         if size <= whole:
             return None
-
-        def size_of(number: int) -> int | None:
-            start = (number - 1) * whole
-            return min(whole, size - start) if 0 <= start < size else None
-
-        known = None if identity is None else size_of
+        known = None if identity is None else partial(_size_of_part, whole, size)
         multipart = _s3_upload.take_up(self._objects, key, known)
         if multipart is None:
             multipart = _s3_upload.begin(self._objects, key)
+        return S3Upload(self._objects, key, multipart, size, whole)
+
+    def join_upload(self, key: str, *, size: int, id: str) -> Upload:
+        """The multipart upload `id`: S3 takes its parts from anybody, in any order."""
+        check_key(key)
+        whole = part_size(size)
+        multipart = _s3_upload.join(self._objects, key, id, partial(_size_of_part, whole, size))
         return S3Upload(self._objects, key, multipart, size, whole)
 
     def unfinished(self, prefix: str) -> Iterator[UnfinishedUpload]:
@@ -312,3 +315,9 @@ def _utc(moment: datetime) -> datetime:
 
 def _plain(secret: SecretStr | None) -> str | None:
     return None if secret is None else secret.get_secret_value()
+
+
+def _size_of_part(whole: int, size: int, number: int) -> int | None:
+    """How many bytes the part `number`, from 1 on, of a file has; None where it has none such."""
+    start = (number - 1) * whole
+    return min(whole, size - start) if 0 <= start < size else None

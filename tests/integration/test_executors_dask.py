@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from mm_core import ConfigError, ModelManager, TransientError, load_settings
+from mm_core.cli import main
 from mm_core.testing import ExecutorTests
 from mm_core.testing.material import noise
 
@@ -148,3 +150,72 @@ def test_a_sync_by_workers_of_which_one_is_killed(hub, tmp_path, s3):
         assert hub.sent_bytes <= total + (30 << 20) + 400_000
     finally:
         cluster.close()
+
+
+@pytest.fixture
+def large(hub, tmp_path, s3):
+    """A model with one file of 40 MiB, a bucket, and a cluster that knows both."""
+    hub.add_repo("org/large", files={"w.safetensors": noise(40 << 20), "config.json": b"{}"})
+    (tmp_path / "mm.yaml").write_text(
+        f"version: 1\nbackends: {{b: {{type: s3, root: '{s3}'}}}}\n"
+        "defaults: {backend: b, limit_rate: 8MiB}\n"
+        "models: {t/large: {source: 'hf://org/large', aliases: [prod]}}\n"
+    )
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    dask = tmp_path / "dask.yaml"
+    dask.write_text("logging: {distributed: info, mm_core: info}\n")
+    made = Cluster(folder, {"HF_ENDPOINT": hub.endpoint, "DASK_CONFIG": str(dask)})
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_one_file_in_ranges_by_all_workers(large, killed, hub, tmp_path, s3_server):
+    """Each brings parts of the one upload, which one of them ends: nothing comes twice, but what a
+    lost worker had in hand, and the bytes are read back before the one commit."""
+    heard = []
+    with ModelManager(load_settings(tmp_path / "mm.yaml"), on_event=heard.append) as manager:
+        lock = manager.lock().lock
+        s3_server.requests.clear()
+
+        def kill() -> None:
+            while not any(e.kind == "progress" and e.done > 4 << 20 for e in heard):
+                time.sleep(0.02)
+            large.workers[0].send_signal(signal.SIGKILL)
+
+        killer = threading.Thread(target=kill if killed else lambda: None)
+        killer.start()
+        executor = DaskExecutor(DaskExecutor.Config(scheduler=large.address, split=32 << 20))
+        try:
+            synced = manager.sync(lock, executor=executor)
+        finally:
+            executor.close()
+        killer.join(30)
+        assert synced.failed == {}
+        (entry,) = manager.registry().list_models()
+        assert (entry.status.value, entry.aliases) == ("AVAILABLE", ("prod",))
+        assert manager.verify().ok
+    verbs = [(verb, path.rpartition("/")[2]) for verb, path in s3_server.requests]
+    # One upload begun, and ended once; before that, one was tried with checksums, and given up.
+    assert verbs.count(("POST", "w.safetensors")) == 3
+    assert verbs.count(("DELETE", "w.safetensors")) == 1
+    parts = verbs.count(("PUT", "w.safetensors"))
+    logs = [(large.folder / f"worker-{number}.log").read_text() for number in range(WORKERS)]
+    workers = [text for text in logs if "range of w.safetensors" in text]
+    assert len(workers) == WORKERS, "every worker had a share"
+    slack = (20 << 20) if killed else 400_000
+    assert hub.sent_bytes <= (40 << 20) + slack
+    assert parts >= 5
+    done = [e.done for e in heard if e.kind == "progress" and e.path == "w.safetensors"]
+    assert max(done) == 40 << 20
+
+
+def test_a_single_pull_in_ranges_by_the_command(large, hub, tmp_path, monkeypatch, capfd):
+    """And where the workers fail, the pull does it alone, or tells why it cannot."""
+    monkeypatch.chdir(tmp_path)
+    words = ["pull", "hf://org/large", "--executor", "dask", "--scheduler", large.address]
+    assert main([*words, "--split", "32MiB", "--limit-rate", "1GiB", "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert told["entry"]["size_bytes"] == (40 << 20) + 2
+    assert main(["pull", "hf://org/none", *words[2:], "--split", "32MiB"]) == 3
