@@ -236,8 +236,8 @@ class ResumableSink(Sink):
     def join_upload(self, key: str, *, size: int, id: str) -> Upload:  # as in `Upload`
         """The upload that another process began, to write some of its parts.
 
-        Only where `shares_uploads`. Who joined leaves it by `keep`; who began it, or takes it up,
-        ends it. `UploadLostError` where it is gone.
+        Only where `shares_uploads`. Who began it has left it open, parts or none. Who joined
+        leaves it by `keep`, which ends nothing; who takes it up by `begin_upload` ends it. `UploadLostError` where it is gone.
         """
         raise NotImplementedError
 

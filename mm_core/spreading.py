@@ -82,14 +82,14 @@ def begin_ranges(
 
 
 def _begun(planned: PlannedFile, source: Source, sink: ResumableSink) -> Upload | None:
-    """The upload of a file, left open; None for one of which no ranges can be brought."""
+    """The upload of a file; None for one of which no ranges can be brought.
+
+    It is left as it is, for others to join: who began it has nothing to do with it any more.
+    """
     file, identity = planned.file, identity_of(planned.file)
     if identity is None or file.size is None or not source.splits(file):
         return None
-    upload = sink.begin_upload(planned.key, size=file.size, identity=identity)
-    if upload is not None:
-        upload.keep()
-    return upload
+    return sink.begin_upload(planned.key, size=file.size, identity=identity)
 
 
 def _cut(upload: Upload, length: int) -> Iterator[tuple[int, int]]:

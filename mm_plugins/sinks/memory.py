@@ -65,8 +65,10 @@ class MemoryUpload(Upload):
     part_size = 4 << 20
     readable = True
 
-    def __init__(self, store: _Store, key: str, kept: _Kept) -> None:
+    def __init__(self, store: _Store, key: str, kept: _Kept, *, joined: bool = False) -> None:
         self.size = kept.size
+        self.id = kept.id
+        self._joined = joined
         self.kept = frozenset(kept.parts)
         self._store, self._key, self._parts = store, key, kept.parts
 
@@ -93,8 +95,8 @@ class MemoryUpload(Upload):
             del self._store.kept[self._key]
 
     def keep(self) -> None:
-        """Nothing has to be done, and nothing is kept where nothing was stored."""
-        if not self._parts:
+        """Nothing has to be done, and nothing is kept where nothing was stored by anybody."""
+        if not (self._parts or self._joined):
             self.discard()
 
     def discard(self) -> None:
@@ -113,6 +115,7 @@ class MemoryUpload(Upload):
 class MemorySink(ResumableSink):
     """Objects in this process's memory. Sinks with the same root share them."""
 
+    shares_uploads = True
     type = "memory"
     schemes = ("memory",)
 
@@ -216,6 +219,15 @@ class MemorySink(ResumableSink):
             if kept is None or identity is None or (kept.size, kept.identity) != (size, identity):
                 kept = self._store.kept[key] = _Kept(size, identity)
             return MemoryUpload(self._store, key, kept)
+
+    def join_upload(self, key: str, *, size: int, id: str) -> Upload:
+        """The upload `id`, as long as it is the one under `key`."""
+        check_key(key)
+        with self._store.lock:
+            kept = self._store.kept.get(key)
+            if kept is None or (kept.id, kept.size) != (id, size):
+                raise UploadLostError(f"the unfinished parts of {key!r} were removed")
+            return MemoryUpload(self._store, key, kept, joined=True)
 
     def unfinished(self, prefix: str) -> Iterator[UnfinishedUpload]:
         """The uploads that there are at the first step."""

@@ -440,6 +440,18 @@ class ForgetsWhatItKept(Changed):
             self.discard()
 
 
+@caught_by("test_another_process_may_write_parts")
+class BeginsInsteadOfJoining(MemorySink):
+    def join_upload(self, key, *, size, id):
+        return self.begin_upload(key, size=size, identity=None)
+
+
+@caught_by("test_another_process_may_write_parts")
+class JoinsWhatHasEnded(MemorySink):
+    def join_upload(self, key, *, size, id):
+        return super().begin_upload(key, size=size, identity="sha256:aa")
+
+
 @caught_by("test_another_size_or_no_identity_starts_anew", "test_another_identity_starts_anew")
 class TakesUpAnything(MemorySink):
     def begin_upload(self, key, *, size, identity):

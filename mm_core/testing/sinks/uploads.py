@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from mm_core.exceptions import InvalidNameError
+from mm_core.exceptions import InvalidNameError, UploadLostError
 from mm_core.sink import ResumableSink, Sink, Upload, read_bytes
 from mm_core.testing.material import digest, noise, sha256
 from mm_core.testing.sinks.base import ESCAPING_KEYS, TEXT, SinkFixtures, keys
@@ -55,6 +55,29 @@ class UploadTests(SinkFixtures):
         assert digest(other.read("m/large")) == sha256(content)
         assert isinstance(other, ResumableSink)
         assert list(other.unfinished("")) == []
+
+    def test_another_process_may_write_parts(self, resumable: ResumableSink, other: Sink) -> None:
+        """Where uploads are shared, whoever joins adds parts, and whoever takes it up ends it."""
+        if not resumable.shares_uploads:
+            pytest.skip("each upload belongs to one process")
+        assert isinstance(other, ResumableSink)
+        content = noise(self.large)
+        begun = self.begin(resumable, "m/large", self.large)
+        assert begun.id is not None
+        for sink, number in ((other, 2), (resumable, 0)):
+            joined = sink.join_upload("m/large", size=self.large, id=begun.id)
+            assert (joined.size, joined.part_size) == (begun.size, begun.part_size)
+            self.send(joined, content, [number])
+            joined.keep()
+        assert other.join_upload("m/large", size=self.large, id=begun.id).kept == {0, 2}
+        assert other.stat("m/large") is None
+        taken = self.begin(other, "m/large", self.large)
+        assert taken.kept == {0, 2}
+        self.send(taken, content)
+        taken.commit()
+        assert digest(other.read("m/large")) == sha256(content)
+        with pytest.raises(UploadLostError):
+            self.send(other.join_upload("m/large", size=self.large, id=begun.id), content, [1])
 
     def test_many_threads_write_parts(self, resumable: ResumableSink, other: Sink) -> None:
         """Eight threads write different parts of one file at once."""
