@@ -237,7 +237,8 @@ class ResumableSink(Sink):
         """The upload that another process began, to write some of its parts.
 
         Only where `shares_uploads`. Who began it has left it open, parts or none. Who joined
-        leaves it by `keep`, which ends nothing; who takes it up by `begin_upload` ends it. `UploadLostError` where it is gone.
+        leaves it by `keep`, which ends nothing; who takes it up by `begin_upload` ends it.
+        `UploadLostError` where it is gone.
         """
         raise NotImplementedError
 
