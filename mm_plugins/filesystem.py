@@ -61,7 +61,7 @@ class MMFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no t
     """The models of one backend.
 
     `backend` is a name from ``mm.yaml``, a URL or a folder, and the default one if absent;
-    `config` names another ``mm.yaml``. What an alias names is looked up again after
+    `config` names another ``mm.yaml``. What a path means is looked up again after
     `refresh` seconds. The root lists the first parts of ids; a model lists the files of
     its default version. Nothing can be written.
     """
@@ -84,6 +84,7 @@ class MMFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no t
         self._refresh = refresh
         self._lock = threading.Lock()
         self._known: tuple[float, list[ModelEntry]] = (0.0, [])
+        self._defaults: dict[str, ModelEntry] = {}
         self._files: dict[str, dict[str, StoredFile]] = {}
 
     @classmethod
@@ -163,6 +164,14 @@ class MMFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no t
         """What changes when the bytes do."""
         return self._file(path).sha256
 
+    @_as_a_disk_says_it
+    def version_at(self, path: str) -> str | None:
+        """``ID@VERSION`` where `path` is all of a version; None where it is anything else."""
+        place = self._find(self._strip_protocol(path))
+        if place.version is None or place.rest:
+            return None
+        return f"{place.version.model_id}@{place.version.version}"
+
     def _open(self, path: str, mode: str = "rb", **options: Any) -> _ReadFile:
         if mode != "rb":
             self._refuse()
@@ -192,11 +201,16 @@ class MMFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no t
         for count in range(1, len(parts) + 1):
             model_id = "/".join(parts[:count])
             if model_id in ids:
-                version = self._manager.registry().resolve(model_id)
-                return _Place(version, model_id, "/".join(parts[count:]))
+                return _Place(self._default(model_id), model_id, "/".join(parts[count:]))
         if path and not any(id_.startswith(f"{path}/") for id_ in ids):
             raise NotFoundError(f"there is no {path!r} among the models")
         return _Place(None, path, "")
+
+    def _default(self, model_id: str) -> ModelEntry:
+        """The version that is meant where none is named, remembered as long as the entries."""
+        defaults = self._defaults
+        known = defaults.get(model_id)
+        return known or defaults.setdefault(model_id, self._manager.registry().resolve(model_id))
 
     def _version(self, model_id: str, wanted: str) -> ModelEntry:
         for entry in self._entries():
@@ -211,6 +225,7 @@ class MMFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no t
             if time.monotonic() >= until:
                 found = self._manager.registry().query(Query())
                 entries = [e for e in found if e.status is ModelStatus.AVAILABLE and e.manifest]
+                self._defaults = {}
                 self._known = (time.monotonic() + self._refresh, entries)
             return entries
 
