@@ -26,13 +26,14 @@ def store(tmp_path):
 
 @pytest.fixture
 def run(pytester, monkeypatch):
-    """A run of pytest with some settings, in a process of its own."""
+    """A run of pytest with some settings, in a process of its own, without other plugins."""
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
     def started(tests, ini=""):
         pytester.makeini(f"[pytest]\nfilterwarnings = error\n{ini}")
         pytester.makepyfile(tests)
-        return pytester.runpytest_subprocess("-p", "no:asyncio", "-p", "no:cacheprovider", "-rs")
+        return pytester.runpytest_subprocess("-p", "model_manager", "-rs")
 
     return started
 
@@ -112,16 +113,18 @@ def test_a_wrong_setting_is_an_error(run):
     done.stdout.fnmatch_lines(["*mm_unreachable is 'never': it can be fail or skip*"])
 
 
-def test_a_run_that_asks_for_no_model_loads_nothing(run):
-    """Of Model Manager but the plugin itself."""
-    tests = """
-    import sys
+def test_a_run_that_asks_for_no_model_loads_nothing(pytester, monkeypatch):
+    """Of Model Manager but the plugin itself, which pytest finds where nobody names it."""
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    pytester.makepyfile(
+        """
+        import sys
 
-    def test_it():
-        assert "mm_plugins.adapters.pytest_plugin" in sys.modules
-        ours = {m for m in sys.modules if m.partition(".")[0] in ("mm_core", "mm_plugins")}
-        assert ours == {
-            "mm_plugins", "mm_plugins.adapters", "mm_plugins.adapters.pytest_plugin"
-        }
-    """
-    run(tests).assert_outcomes(passed=1)
+        def test_it():
+            ours = {m for m in sys.modules if m.partition(".")[0] in ("mm_core", "mm_plugins")}
+            assert ours == {
+                "mm_plugins", "mm_plugins.adapters", "mm_plugins.adapters.pytest_plugin"
+            }
+        """
+    )
+    pytester.runpytest_subprocess("-p", "no:schemathesis").assert_outcomes(passed=1)
