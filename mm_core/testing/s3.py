@@ -151,6 +151,7 @@ class MinistackServer(_ProcessServer):
                 "-m",
                 "hypercorn",
                 "ministack.app:app",
+                "--workers=0",  # in that process itself: a child would outlive it
                 "-b",
                 f"127.0.0.1:{self._port}",
             ],
