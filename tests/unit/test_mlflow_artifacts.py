@@ -84,11 +84,10 @@ def test_a_damaged_file_is_not_given(store, tmp_path):
     file.chmod(0o644)
     file.write_text("y")
     for place in ("", "/deep/x"):
-        with pytest.raises(mlflow_exceptions.MlflowException, match="not what was stored") as error:
+        with pytest.raises(mlflow_exceptions.MlflowException, match="not what was stored"):
             artifacts.download_artifacts(
                 f"mm://embed/minilm@prod{place}", dst_path=str(tmp_path / "out")
             )
-        assert error.value.error_code == "DATA_LOSS"
     assert "x" not in {path.name for path in (tmp_path / "out").rglob("*")}
 
 
