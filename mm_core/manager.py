@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from mm_core.adopted import Adopted, AdoptOptions
-    from mm_core.bundles import Imported
+    from mm_core.bundles import Contents, Imported
     from mm_core.collecting import Collected, GcPlan
     from mm_core.copies import Copies, CopyOptions
     from mm_core.copying import Copier
@@ -586,11 +586,29 @@ class ModelManager:
         The same versions give the same bytes. Every file is hashed on its way:
         `IntegrityError` for one that is damaged, and then `out` holds no bundle.
         """
-        from mm_core.bundles import write_bundle
+        from mm_core.bundles import write_tar
 
-        registry = self.registry(backend)
-        entries = {(e.model_id, e.version): e for e in map(registry.resolve, references)}
-        return write_bundle(registry, list(entries.values()), out)
+        return write_tar(self._contents(references, backend), out)
+
+    def export_bundle_folder(
+        self,
+        references: Sequence[str],
+        folder: str | Path,
+        *,
+        oci: bool = False,
+        force: bool = False,
+        backend: str | None = None,
+    ) -> int:
+        """`export_bundle` as the files of `folder`; with `oci`, as an OCI layout of ModelPacks.
+
+        What stands there already is hashed and not written again, and what makes a
+        bundle of it comes last: an export that was cut goes on. `AlreadyExistsError` where
+        other files are; with `force`, those of another bundle are deleted.
+        """
+        from mm_core.bundles import write_folder, write_oci
+
+        write = write_oci if oci else write_folder
+        return write(self._contents(references, backend), Path(folder), force=force)
 
     def import_bundle(
         self,
@@ -606,12 +624,12 @@ class ModelManager:
 
         What is there already is not moved again. Aliases that name another version there
         are left, unless `move_aliases`. A version that fails keeps no other from coming.
-        Raises as `mm_core.bundles.BundleFile`.
+        Raises as `mm_core.bundles.Bundle`.
         """
-        from mm_core.bundles import BundleFile, Imported
+        from mm_core.bundles import Bundle, Imported
 
         done = []
-        with contextlib.closing(BundleFile(Path(path))) as bundle:
+        with contextlib.closing(Bundle(Path(path))) as bundle:
             for version in bundle.versions:
                 manifest = version.manifest
                 reference = f"{manifest.model_id}@{manifest.version}"
@@ -639,6 +657,13 @@ class ModelManager:
                     )
                 )
         return tuple(done)
+
+    def _contents(self, references: Sequence[str], backend: str | None) -> Contents:
+        from mm_core.bundles import gather
+
+        registry = self.registry(backend)
+        entries = {(e.model_id, e.version): e for e in map(registry.resolve, references)}
+        return gather(registry, list(entries.values()))
 
     def _name(
         self, entry: ModelEntry, aliases: Sequence[str], backend: str | None, *, move: bool

@@ -23,43 +23,58 @@ if TYPE_CHECKING:
     "export",
     examples="""
     mm export my-org/my-model:prod -o model.tar
-    mm export my-org/one my-org/two@3 --backend lake -o models.tar
+    mm export my-org/one my-org/two@3 --backend lake -o models/
+    mm export my-org/my-model:prod --as oci -o layout
     mm export my-org/my-model:prod -o - > model.tar
     """,
 )
 @click.argument("references", metavar="ID[@VERSION|:ALIAS]...", nargs=-1, required=True)
 @click.option(
-    "-o", "--output", "path", type=click.Path(path_type=Path), required=True, metavar="F",
-    help="The file; - for stdout.",
+    "-o", "--output", "path", required=True, metavar="PATH",
+    help="The file, or the folder; - for stdout.",
 )  # fmt: skip
-@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@click.option(
+    "--as", "form", type=click.Choice(["tar", "folder", "oci"]),
+    help="tar, unless PATH is a folder or ends with /; oci is a layout for container registries.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @pass_state
-def export(state: State, /, *, references: tuple[str, ...], path: Path, force: bool) -> None:
-    """Write versions into one file, for places that no network leads to.
+def export(
+    state: State, /, *, references: tuple[str, ...], path: str, form: str | None, force: bool
+) -> None:
+    """Write versions into one file or folder, for places that no network leads to.
 
     It holds their files, manifests, aliases and signatures. Every byte is hashed on its
-    way, and the same versions give the same file. `mm import` reads it.
+    way, and the same versions give the same bytes. Into a folder, an export that was
+    stopped goes on. `mm import` reads it.
     """
-    with state.manager() as manager:
-        if str(path) == "-":
-            if state.wants_json:
-                raise UsageError("the bundle goes to stdout, where JSON would be in it")
+    if form is None:
+        form = "folder" if path.endswith("/") or Path(path).is_dir() else "tar"
+    if path == "-":
+        if state.wants_json or form != "tar":
+            raise UsageError("to stdout goes a tar, and nothing beside it")
+        with state.manager() as manager:
             manager.export_bundle(references, sys.stdout.buffer)
             sys.stdout.buffer.flush()
-            return
-        from mm_core.upkeep.files import written_at_once
+        return
+    with state.manager() as manager:
+        if form == "tar":
+            from mm_core.upkeep.files import written_at_once
 
-        with written_at_once(path, overwrite=force) as staged, staged.open("wb") as out:
-            size = manager.export_bundle(references, out)
-    shown = str(path)
+            with written_at_once(Path(path), overwrite=force) as staged, staged.open("wb") as out:
+                size = manager.export_bundle(references, out)
+        else:
+            size = manager.export_bundle_folder(references, path, oci=form == "oci", force=force)
+    shown = str(Path(path))
     human = [f"{output.clean(shown)}: {len(references)} versions, {output.size(size)}"]
-    state.emit({"path": shown, "size_bytes": size}, human=human, quiet=[shown])
+    state.emit({"path": shown, "form": form, "size_bytes": size}, human=human, quiet=[shown])
 
 
 @command(
     "import",
     examples="""
     mm import model.tar --to lake
+    mm import models/ -n
     mm import models.tar --no-aliases --json
     """,
 )
@@ -115,9 +130,9 @@ def import_(
 def _look(state: State, path: Path) -> None:
     import contextlib
 
-    from mm_core.bundles import BundleFile
+    from mm_core.bundles import Bundle
 
-    with contextlib.closing(BundleFile(path)) as bundle:
+    with contextlib.closing(Bundle(path)) as bundle:
         table = [
             (
                 f"{one.manifest.model_id}@{one.manifest.version}",

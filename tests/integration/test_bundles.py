@@ -14,7 +14,7 @@ import tarfile
 import pytest
 
 from mm_core import IntegrityError, MMError, ModelManager, NotFoundError, StorageError, UsageError
-from mm_core.bundles import BundleFile
+from mm_core.bundles import Bundle
 from mm_core.testing.material import noise
 from mm_core.testing.signing import Person
 
@@ -195,7 +195,7 @@ def test_damage_is_not_carried_on(tmp_path, store):
 
 def test_a_bundle_is_only_read(bundle):
     """Whoever would change it."""
-    opened = BundleFile(bundle)
+    opened = Bundle(bundle)
     for change in (
         lambda: opened.put("x", b""),
         lambda: opened.create("x", b""),
