@@ -633,6 +633,8 @@ class ModelManager:
             for version in bundle.versions:
                 manifest = version.manifest
                 reference = f"{manifest.model_id}@{manifest.version}"
+                before = self.registry(to).get_model(manifest.model_id, manifest.version)
+                was_there = before is not None and before.status is ModelStatus.AVAILABLE
                 try:
                     pulled = self.pull_from(
                         bundle.source_of(version), to=to, jobs=jobs, cancelled=cancelled,
@@ -649,7 +651,7 @@ class ModelManager:
                 done.append(
                     Imported(
                         reference=reference,
-                        outcome="imported" if pulled.fetched_bytes else "present",
+                        outcome="present" if was_there and not pulled.fetched_bytes else "imported",
                         size_bytes=pulled.entry.size_bytes,
                         moved=pulled.fetched_bytes,
                         aliases=named,

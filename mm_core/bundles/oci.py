@@ -17,7 +17,6 @@ from mm_core.bundles.contents import (
     BLOBS,
     INDEX_LIMIT,
     MANIFESTS,
-    SIGNATURES,
     Contents,
     Index,
     Told,
@@ -36,7 +35,7 @@ from mm_core.bundles.modelpack import (
     unpack,
 )
 from mm_core.bundles.tree import File, check_files, names_in, read_file, write_files
-from mm_core.exceptions import IntegrityError, InvalidNameError, UsageError
+from mm_core.exceptions import IntegrityError, InvalidNameError, MMError, UsageError
 from mm_core.names import check_alias
 from mm_core.schemas import Manifest, canonical_json, sha256_hex
 
@@ -115,17 +114,22 @@ class OciForm(Form):
         self._folder = folder
         self._names = frozenset(names_in(folder))
         self._made: dict[str, bytes] = {}
+        try:
+            self.index = self._read()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, MMError):
+                raise
+            raise IntegrityError(f"{folder} is no OCI layout that can be read: {error}") from error
+
+    def _read(self) -> Index:
         root = self._bytes("index.json")
-        named = _parsed(root, f"index.json in {folder}").get("manifests") or []
+        named = _parsed(root, f"index.json in {self._folder}").get("manifests") or []
         found = [(one, self._blob(one)) for one in named]
         parsed = [_parsed(data, one["digest"]) for one, data in found]
         ours = [i for i, one in enumerate(parsed) if one.get("artifactType") == ARTIFACT]
         if ours:
-            self.index = self._ours(root, found[ours[0]][1])
-        else:
-            self.index = self._foreign(
-                [(*one, doc) for one, doc in zip(found, parsed, strict=True)]
-            )
+            return self._ours(root, found[ours[0]][1])
+        return self._foreign([(*one, doc) for one, doc in zip(found, parsed, strict=True)])
 
     def read(self, member: str, start: int, stop: int) -> Iterator[bytes]:
         """The bytes of a member."""
@@ -158,7 +162,8 @@ class OciForm(Form):
 
     def _foreign(self, found: list[tuple[Any, bytes, Mapping[str, Any]]]) -> Index:
         """An index such as the bundle would have that we had written of the same models."""
-        told, sizes = [], {}
+        told: list[Told] = []
+        sizes: dict[str, int] = {}
         for one, data, packed in found:
             described = packed.get("config") or {}
             if packed.get("artifactType") != MODEL and described.get("mediaType") != CONFIG:
@@ -170,7 +175,7 @@ class OciForm(Form):
             sizes |= {f"{BLOBS}{file.sha256}": file.size for file in manifest.files}
         if not told:
             raise UsageError(
-                f"{self._folder} is an OCI layout without a model",
+                f"index.json in {self._folder} names no model",
                 hint="what can be imported has the artifactType " + MODEL,
             )
         there = {f"{_KEPT}{sha256_of(name)}": size for name, size in sizes.items()}

@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "export": (
         "mm_core.cli.bundle:export",
-        "Write versions into one file, for places that no network leads to.",
+        "Write versions into one file or folder, for places that no network leads to.",
     ),
     "import": ("mm_core.cli.bundle:import_", "Bring the versions of a bundle into a backend."),
     "adopt": ("mm_core.cli.adopt:adopt", "Make entries of models that are there already."),
