@@ -237,9 +237,34 @@ def loaders(session: nox.Session) -> None:
     session.run("pytest", *tests, *session.posargs, env={"MM_LOADERS": "1"})
 
 
+ADAPTERS = {
+    "airflow": ("apache-airflow>=2.9", "examples/airflow/run.py"),
+    "dagster": ("dagster", "examples/dagster/definitions.py"),
+    "kedro": ("kedro>=0.19.7", "examples/kedro/run.py"),
+    "mlflow": ("mlflow-skinny>=2.16", "examples/mlflow/run.py"),
+    "prefect": ("prefect>=3", "examples/prefect/flow.py"),
+}
+
+
+@nox.session
+@nox.parametrize("tool", [nox.param(tool, id=tool) for tool in ADAPTERS])
+def adapters(session: nox.Session, tool: str) -> None:
+    """Run the example for each tool that there is an adapter for, beside that tool alone."""
+    package, example = ADAPTERS[tool]
+    session.install(".", package, "pytest>=8.3", "pytest-asyncio>=0.25", "pytest-timeout>=2.3")
+    script = Path(example).absolute()
+    session.run("python", str(script))
+    if tool == "airflow":
+        session.install("moto[server]>=5.1")
+        home = Path(session.create_tmp()).absolute() / "airflow"
+        tests = "tests/unit/test_airflow_operators.py"
+        session.run("pytest", tests, *session.posargs, env={"AIRFLOW_HOME": str(home)})
+
+
 @nox.session
 def coinstall(session: nox.Session) -> None:
     """Resolve beside the packages that a training or serving image holds, without installing."""
-    neighbours = session.posargs or ["transformers", "datasets", "mlflow-skinny", "kedro", "vllm"]
+    heavy = ["apache-airflow", "dagster", "kedro", "kserve", "mlflow-skinny", "prefect"]
+    neighbours = session.posargs or ["transformers", "datasets", "vllm", *heavy]
     for neighbour in neighbours:
         session.run("pip", "install", "--dry-run", "-q", ".[all]", neighbour)
