@@ -51,7 +51,10 @@ UNIT = [
 STORM = ("stores", "disks", "kills", "race", "storm")
 OTHERS = [version for version in PYTHONS if version != THIS]
 
-nox.options.sessions = ["lint", *(f"unit-{version}" for version in OTHERS[:1]), "checks"]
+FRESH = ("adapters(kedro)", "adapters(mlflow)")
+"""Small enough for each check; the other tools' run by night."""
+
+nox.options.sessions = ["lint", *(f"unit-{version}" for version in OTHERS[:1]), *FRESH, "checks"]
 
 
 @nox.session
