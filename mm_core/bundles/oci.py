@@ -124,7 +124,7 @@ class OciForm(Form):
     def _read(self) -> Index:
         root = self._bytes("index.json")
         named = _parsed(root, f"index.json in {self._folder}").get("manifests") or []
-        found = [(one, self._blob(one)) for one in named]
+        found = [(one, self._blob(one, "index.json")) for one in named]
         parsed = [_parsed(data, one["digest"]) for one, data in found]
         ours = [i for i, one in enumerate(parsed) if one.get("artifactType") == ARTIFACT]
         if ours:
@@ -141,7 +141,7 @@ class OciForm(Form):
         """The index, with all that must stand beside it."""
         described = _parsed(artifact, ARTIFACT)
         layers = [described["config"], *described["layers"]]
-        _, data, listing, *_ = [self._blob(layer) for layer in layers]
+        _, data, listing, *_ = [self._blob(layer, "the artifact") for layer in layers]
         models = _parsed(listing, OCI_INDEX)["manifests"]
         if root != _index_of([*models, _naming(artifact)]):
             raise IntegrityError(f"index.json in {self._folder} is damaged")
@@ -152,8 +152,8 @@ class OciForm(Form):
         expected |= {f"{_KEPT}{sha256_of(name)}": size for name, size in index.members.items()}
         expected[f"{_KEPT}{sha256_hex(artifact)}"] = len(artifact)
         for model in models:
-            config = _parsed(self._blob(model), "a manifest")["config"]
-            self._blob(config)
+            config = _parsed(self._blob(model, "index.json"), "a manifest")["config"]
+            self._blob(config, "a manifest")
             layers += [model, config]
         for one in layers:
             expected[f"{_KEPT}{sha256_in(one, self._folder)}"] = one["size"]
@@ -168,7 +168,7 @@ class OciForm(Form):
             described = packed.get("config") or {}
             if packed.get("artifactType") != MODEL and described.get("mediaType") != CONFIG:
                 continue
-            config = _parsed(self._blob(described), "a config")
+            config = _parsed(self._blob(described, "a manifest"), "a config")
             ref = (one.get("annotations") or {}).get(REF_NAME) or ""
             manifest, tag = unpack(packed, config, sha256_hex(data), ref, self._folder)
             told.append(self._tell(manifest, tag))
@@ -198,20 +198,20 @@ class OciForm(Form):
             signatures=(),
         )
 
-    def _blob(self, described: Any) -> bytes:
-        """A small blob, of the sha256 and size that its descriptor says."""
-        name = f"{_KEPT}{sha256_in(described, self._folder)}"
+    def _blob(self, described: Any, by: str) -> bytes:
+        """A small blob, of the sha256 and size that its descriptor in `by` says."""
+        name = f"{_KEPT}{sha256_in(described, f'{by} in {self._folder}')}"
+        if name not in self._names:
+            raise IntegrityError(f"{name} is missing in {self._folder}, or {by} is damaged")
         data = self._bytes(name)
         if sha256_hex(data) != sha256_of(name) or len(data) != described.get("size"):
-            raise IntegrityError(f"{name} in {self._folder} is damaged, or what names it")
+            raise IntegrityError(f"{name} in {self._folder} is damaged, or {by} is")
         return data
 
     def _bytes(self, name: str) -> bytes:
-        path = self._folder / name
         if name not in self._names:
-            raise IntegrityError(
-                f"{name} is missing in {self._folder}, or what names it is damaged"
-            )
+            raise IntegrityError(f"{name} is missing in {self._folder}")
+        path = self._folder / name
         size = path.stat().st_size
         if size > INDEX_LIMIT:
             raise IntegrityError(f"{path} is too large for what it should be")

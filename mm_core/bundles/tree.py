@@ -86,11 +86,11 @@ def _clear(folder: Path, expected: Mapping[str, File], root: File, *, force: boo
             raise AlreadyExistsError(
                 f"{folder} holds {name}, which is no file of a bundle", hint="name another folder"
             )
-        if not force:
-            raise AlreadyExistsError(
-                f"{folder} holds {name}, which is of another bundle",
-                hint="name another folder, or add --force to replace that bundle",
-            )
+    if strays and not force:
+        raise AlreadyExistsError(
+            f"{folder} holds {strays[0]}, which is of another bundle",
+            hint="name another folder, or add --force to replace that bundle",
+        )
     for name in strays:
         (folder / name).unlink()
 

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import os
 import random
 import subprocess
 import sys
 import tarfile
 
 import pytest
+from bundled import FILES, make_store, mm, push, state_of
 
 from mm_core import IntegrityError, MMError, ModelManager, NotFoundError, StorageError, UsageError
 from mm_core.bundles import Bundle
-from mm_core.testing.material import noise
 from mm_core.testing.signing import Person
 
 pytestmark = pytest.mark.integration
-
-FILES = {"config.json": b'{"a": 1}', "deep/w.bin": noise(2_000_003), "empty": b"", "same": b"x"}
 
 
 @pytest.fixture
@@ -30,23 +26,10 @@ def keys(tmp_path):
     return somebody.key, somebody.public
 
 
-def push(manager, folder, files, model_id, **options):
-    for path, data in files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(data)
-    return manager.push(folder, model_id, **options).entry
-
-
 @pytest.fixture
 def store(tmp_path, keys):
     """A store with three versions, of which one is signed."""
-    place = str(tmp_path / "origin")
-    with ModelManager(backend=place) as manager:
-        push(manager, tmp_path / "one", FILES, "org/one", version="1", aliases=["prod", "old"])
-        push(manager, tmp_path / "two", {"config.json": b"{}", "same": b"x"}, "two", version="2")
-        push(manager, tmp_path / "three", {"a": b"a"}, "org/one", version="9")
-        manager.sign("org/one@1", key=keys[0])
-    return place
+    return make_store(tmp_path, keys[0])
 
 
 def exported(store, *references) -> bytes:
@@ -61,19 +44,6 @@ def bundle(tmp_path, store):
     path = tmp_path / "models.tar"
     path.write_bytes(exported(store, "org/one@1", "two"))
     return path
-
-
-def state_of(backend):
-    """What is told of each version, but when it came and where it stands."""
-    with ModelManager(backend=backend) as manager:
-        registry, found = manager.registry(), {}
-        for entry in registry.list_models():
-            told = entry.to_json()
-            del told["path"], told["download_date"]
-            files = [(f.path, f.size, f.sha256) for f in registry.manifest(entry).files]
-            found[entry.model_id, entry.version] = (told, files)
-        assert manager.verify().ok
-        return found
 
 
 def test_there_and_back(store, bundle, backend, keys):
@@ -206,15 +176,6 @@ def test_a_bundle_is_only_read(bundle):
         with pytest.raises(StorageError, match="only read"):
             change()
     opened.close()
-
-
-def mm(*words, code=0, **options):
-    run = subprocess.run(
-        [sys.executable, "-m", "mm_core", *words, "--json"],
-        capture_output=True, text=True, check=False, env=os.environ, **options,
-    )  # fmt: skip
-    assert run.returncode == code, run.stderr + run.stdout
-    return json.loads(run.stdout)
 
 
 def test_the_commands(tmp_path, store, bundle, local):
