@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
-import yaml
-
 from mm_core import (
     Buffer,
     ModelType,
@@ -25,6 +23,7 @@ from mm_core import (
     StoredSource,
     check_path,
 )
+from mm_plugins._front_matter import front_matter
 from mm_plugins.hub.answers import ProblemError
 from mm_plugins.hub.staging import Stage, Staged
 from mm_plugins.sources._hub_facts import bounded
@@ -35,10 +34,7 @@ _LINE = 8 << 20
 _IN_MEMORY = 32 << 20
 _MOST_STEPS = 100_000
 _INLINE = re.compile(rb'\s*\{\s*"key"\s*:\s*"file"\s*,\s*"value"\s*:\s*\{\s*"content"\s*:\s*"')
-_FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\s*(?:\n|\Z)", re.DOTALL)
 _CARD_LIMIT = 1 << 20
-_FROM_TAGS = (ValueError, LookupError, AttributeError, TypeError)
-"""What PyYAML lets out of values that are not what their tags say, such as ``!!bool x``."""
 
 
 @dataclass
@@ -316,25 +312,6 @@ class CommitSource(Source):
         if (file.size or 0) > _CARD_LIMIT:
             return {}
         return front_matter(b"".join(map(bytes, self.read(file))).decode("utf-8", "replace"))
-
-
-class _Plain(yaml.SafeLoader):
-    """YAML without aliases: by those a few lines stand for more than memory holds."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("a model card has no aliases")
-        return super().compose_node(parent, index)
-
-
-def front_matter(text: str) -> dict[str, Any]:
-    """What stands in YAML before a model card; nothing where that cannot be read."""
-    match = _FRONT.match(text)
-    try:
-        found = _Plain(match[1]).get_single_data() if match else None
-    except (yaml.YAMLError, RecursionError, *_FROM_TAGS):
-        return {}
-    return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
 
 
 def _digests(files: tuple[RemoteFile, ...]) -> dict[str, str | None]:

@@ -160,16 +160,13 @@ def _walk(top: Path, below: str) -> Iterator[str]:
 
 def _card(path: Path) -> Mapping[str, Any]:
     """The front matter of a model card; nothing where it cannot be read."""
-    import yaml
+    from mm_plugins._front_matter import front_matter
 
     try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(_CARD_LIMIT)
-        _, matter, _ = re.split(r"(?m)^---\s*$", text, maxsplit=2)
-        found = yaml.safe_load(matter)
-    except (OSError, ValueError, yaml.YAMLError):
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return front_matter(file.read(_CARD_LIMIT))
+    except OSError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _is_model(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -87,7 +88,12 @@ def test_a_bad_filter_ends_with_2_and_says_what_is_allowed(mm, lake):
 @pytest.mark.parametrize("words", [("list",), ("search", "org"), ("du",), ("history",)])
 def test_a_limit_may_be_any_number(mm, lake, words):
     """More than there can be is all."""
-    assert mm("--backend", "lake", *words, "--limit", "9" * 30) == mm("--backend", "lake", *words)
+
+    def told(*more: str) -> tuple[int, str, str]:
+        code, out, err = mm("--backend", "lake", *words, *more)
+        return code, re.sub(r"\d+ s$", "age", out, flags=re.MULTILINE), err
+
+    assert told("--limit", "9" * 30) == told()
 
 
 def test_words_that_are_no_text_are_found_nowhere(mm, lake):

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("starlette")
 
-from mm_plugins.hub.commits import front_matter
+from mm_plugins._front_matter import front_matter
 from mm_plugins.hub.staging import is_good, ticket
 from mm_plugins.hub.tokens import Token
 

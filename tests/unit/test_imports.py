@@ -85,15 +85,18 @@ def test_a_plugin_module_loads_no_vendor_library(module):
 def test_every_name_of_the_face_is_there():
     """What `mm_core` promises can be imported, and type checkers see the same names."""
     import ast
+    import builtins
     from pathlib import Path
 
     import mm_core
 
-    for name in mm_core.__all__:
+    for name in dir(mm_core):
         assert getattr(mm_core, name) is not None
     tree = ast.parse(Path(mm_core.__file__).read_text())
     blocks = [n for n in tree.body if isinstance(n, ast.If)]
     seen = {alias.asname for block in blocks for n in block.body for alias in n.names}
-    assert seen == set(mm_core.__all__) - {"__version__"}
+    assert seen == set(dir(mm_core)) - {"__version__"}
+    # A star import hides no name of Python's own.
+    assert set(dir(mm_core)) - set(mm_core.__all__) == seen & set(dir(builtins)) == {"open"}
     with pytest.raises(AttributeError, match="nothing_like_that"):
         mm_core.nothing_like_that  # noqa: B018
