@@ -66,6 +66,7 @@ from mm_core.stored import StoredSource
 from mm_core.street import Street
 from mm_core.syncing import How, Outdated, Relocked, Shard, Synced, Syncer, SyncStep
 from mm_core.tally import Tell, say_nothing
+from mm_core.tracing import note, span
 from mm_core.transfer import Progress, RateLimit, TransferOptions
 from mm_core.transfer.retry import RetryPolicy
 from mm_core.transfer.stop import Stop
@@ -407,7 +408,8 @@ class ModelManager:
         from being copied. The other `wishes` are told at `CopyWishes`.
         """
         copier = self._copier(source, to, wishes, cancelled)
-        return copier.copy(references, all_versions=all_versions, model_id=model_id)
+        with span("mm.copy", source=copier.source.name, backend=copier.target.name):
+            return copier.copy(references, all_versions=all_versions, model_id=model_id)
 
     def replicate(
         self,
@@ -423,7 +425,9 @@ class ModelManager:
         With `prune`, versions that came from there and are gone there are removed
         (their files stay). Told as by `copy`.
         """
-        return self._copier(source, to, wishes, cancelled).replicate(prune=prune)
+        copier = self._copier(source, to, wishes, cancelled)
+        with span("mm.copy", source=copier.source.name, backend=copier.target.name):
+            return copier.replicate(prune=prune)
 
     def adopt(
         self,
@@ -477,6 +481,21 @@ class ModelManager:
         Raises `NotFoundError`, and `ConflictError` where `output` holds other files.
         """
         place = self._places.open(backend)
+        with span("mm.get", backend=place.name):
+            got = self._got(place, reference, output, jobs, offline=offline)
+            entry = got.entry
+            note(model=entry.model_id, version=entry.version, bytes=entry.size_bytes)
+            return got
+
+    def _got(
+        self,
+        place: Place,
+        reference: str,
+        output: str | Path | None,
+        jobs: int | None,
+        *,
+        offline: bool | None,
+    ) -> Got:
         registry = place.registry
         if output is None and "://" in place.sink.root:
             return self._copy_here(place, reference, jobs, offline)
@@ -726,7 +745,7 @@ class ModelManager:
         from mm_core.pulling import executor_for
 
         planned = self.plan_sync(lock, shard=shard, prune=prune)
-        with executor_for(executor, self.plugins) as where:
+        with span("mm.sync"), executor_for(executor, self.plugins) as where:
             how = How(executor=where, jobs=jobs, cancelled=Stop(self._cancelled, cancelled))
             return Syncer(self).run(lock, planned.steps, how=how, tell=tell)
 
@@ -778,14 +797,16 @@ class ModelManager:
         place = self._places.open(backend)
         registry = place.registry
         entries = _with_files(registry) if reference is None else [registry.resolve(reference)]
-        report = verify_entries(
-            registry,
-            entries,
-            deep=deep,
-            jobs=self.settings.defaults.jobs,
-            cancelled=Stop(self._cancelled),
-            tell=tell,
-        )
+        with span("mm.verify", backend=place.name, model=reference, deep=deep):
+            report = verify_entries(
+                registry,
+                entries,
+                deep=deep,
+                jobs=self.settings.defaults.jobs,
+                cancelled=Stop(self._cancelled),
+                tell=tell,
+            )
+            note(files=report.checked, bad=len(report.bad))
         if not repair or report.ok:
             return report
         from mm_core.repairing import FileRepair
@@ -911,8 +932,10 @@ class ModelManager:
         from mm_core.collecting import collect
 
         place = self._places.open(backend)
-        plan = self.plan_gc(backend=backend, tell=tell) if plan is None else plan
-        collected = collect(place.registry, plan, cancelled=Stop(self._cancelled), tell=tell)
+        with span("mm.gc", backend=place.name):
+            plan = self.plan_gc(backend=backend, tell=tell) if plan is None else plan
+            collected = collect(place.registry, plan, cancelled=Stop(self._cancelled), tell=tell)
+            note(bytes=collected.done.total_bytes)
         for one in collected.done.retired:
             removed = place.registry.get_model(one.model_id, one.version)
             self._notices.hook("mm_removed", entry=removed, backend=place.name)

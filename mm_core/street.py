@@ -45,6 +45,7 @@ from mm_core.signatures.making import bring_along
 from mm_core.sink import Sink
 from mm_core.source import Source
 from mm_core.space import refuse_if_full, refuse_to_begin_if_full
+from mm_core.tracing import note, span
 from mm_core.transfer import TransferOptions, transfer
 from mm_core.transfer.stop import Stop
 
@@ -102,9 +103,34 @@ class Street:
 
         With `read_copies`, what a store copied by itself is read back and hashed, too.
         """
+        with span("mm.pull", model=request.model_id, source=request.url, backend=place.name):
+            pulled = self._brought(
+                place,
+                source,
+                request,
+                jobs,
+                wait=wait,
+                cancelled=cancelled,
+                read_copies=read_copies,
+            )
+            note(bytes=pulled.fetched_bytes, size=pulled.entry.size_bytes)
+            return pulled
+
+    def _brought(
+        self,
+        place: Place,
+        source: Source,
+        request: Request,
+        jobs: int | None,
+        *,
+        wait: bool,
+        cancelled: threading.Event | None,
+        read_copies: bool,
+    ) -> Pulled:
         registry, stop = place.registry, Stop(self.cancelled, cancelled)
         snapshot = source.snapshot(request)
         plan = self._plan(place, source, request, snapshot, cancelled=stop)
+        note(model=plan.model_id, version=plan.version)
         self.ask_policies(place, plan)
         refuse_to_begin_if_full(registry, plan)
         carry = partial(

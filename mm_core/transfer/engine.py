@@ -21,6 +21,7 @@ from mm_core.redaction import redact
 from mm_core.schemas import Action, Plan, PlannedFile, RemoteFile, StoredFile, TransferEvent
 from mm_core.sink import Buffer, ResumableSink, Sink, Upload
 from mm_core.source import Source
+from mm_core.tracing import note, span
 from mm_core.transfer.buffers import Buffers
 from mm_core.transfer.connections import Connections
 from mm_core.transfer.hashing import Check, MismatchError
@@ -123,6 +124,13 @@ class _Engine:
     options: TransferOptions
 
     def carry(self, planned: PlannedFile) -> StoredFile:
+        with span("mm.file", model=self.plan.model_id, path=planned.file.path):
+            stored = self._told(planned)
+            note(bytes=stored.size, action=stored.action.value)
+            return stored
+
+    def _told(self, planned: PlannedFile) -> StoredFile:
+        """Store one file, and tell of it."""
         file = planned.file
         self._emit("started", file, 0)
         try:
