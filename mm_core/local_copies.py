@@ -131,6 +131,17 @@ def pinned(entry: ModelEntry) -> str:
     return f"{entry.model_id}@{entry.version}"
 
 
+def room_taken() -> tuple[Path, int]:
+    """The folder of all copies on this machine, and the bytes that they take on the disk."""
+    root, sizes = models_cache(), {}
+    for where, _, files in os.walk(root):
+        for name in files:
+            with contextlib.suppress(OSError):
+                about = os.lstat(Path(where, name))
+                sizes[about.st_dev, about.st_ino] = about.st_size
+    return root, sum(sizes.values())
+
+
 def environment_folder(got: Sequence[Got]) -> Path:
     """A folder for what a program needs beside these models; the same ones have the same."""
     telling = "\n".join(f"{pinned(one.entry)} {one.entry.aliases} {one.path}" for one in got)

@@ -32,7 +32,16 @@ LIBRARIES = (
     "PyYAML",
     "structlog",
 )
-EXTRAS = {"s3": ("s3fs",), "gcs": ("gcsfs",), "cli": ("rich",), "sign": ("cryptography",)}
+EXTRAS = {
+    "s3": ("s3fs",),
+    "gcs": ("gcsfs",),
+    "azure": ("adlfs",),
+    "cli": ("rich",),
+    "dask": ("distributed",),
+    "scan": ("picklescan",),
+    "serve": ("fastapi", "uvicorn"),
+    "sign": ("cryptography",),
+}
 _COLORS = {"ok": "green", "failed": "red", "info": "cyan"}
 
 
@@ -78,6 +87,7 @@ def _examine(state: State) -> Iterator[Finding]:
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()}")
     yield from (_library(name) for name in LIBRARIES)
     yield from (_extra(name, modules) for name, modules in EXTRAS.items())
+    yield _copies()
     yield from _plugins()
     yield from (_credentials(name, find()) for name, find in _CREDENTIALS.items())
     yield from _network()
@@ -146,6 +156,14 @@ _CREDENTIALS: dict[str, Callable[[], bool]] = {
     "aws": _aws,
     "google": _google,
 }
+
+
+def _copies() -> Finding:
+    from mm_core.local_copies import room_taken
+
+    folder, size = room_taken()
+    hint = "all of it may be deleted at any time" if size else None
+    return Finding("copies here", "info", f"{output.size(size)} in {folder}", hint)
 
 
 def _network() -> Iterator[Finding]:

@@ -203,6 +203,17 @@ def test_two_stores_share_no_names(bucket, tmp_path, s3_server):
         mm_core.get("org/m@2", backend=other)
 
 
+def test_doctor_says_what_the_copies_take(bucket, capfd):
+    """On the disk: what two versions share counts once."""
+    mm_core.get(ONE, backend=bucket)
+    mm_core.get("org/m@2", backend=bucket)
+    main(["doctor", "--json"])
+    (told,) = [one for one in json.loads(capfd.readouterr().out)["checks"]
+               if one["check"] == "copies here"]  # fmt: skip
+    assert "3.0 MB" in told["detail"]
+    assert os.environ["XDG_CACHE_HOME"] in told["detail"]
+
+
 def test_damaged_records_are_as_none(bucket):
     """Whatever is in the cache, the right files come."""
     folder = mm_core.get("org/m:prod", backend=bucket)
