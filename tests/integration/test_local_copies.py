@@ -210,7 +210,7 @@ def test_doctor_says_what_the_copies_take(bucket, capfd):
     main(["doctor", "--json"])
     (told,) = [one for one in json.loads(capfd.readouterr().out)["checks"]
                if one["check"] == "copies here"]  # fmt: skip
-    assert "3.0 MB" in told["detail"]
+    assert "2.9 MiB" in told["detail"]
     assert os.environ["XDG_CACHE_HOME"] in told["detail"]
 
 
