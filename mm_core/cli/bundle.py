@@ -101,6 +101,11 @@ def import_(
     Each comes as a pull would bring it: policies are asked, every byte is verified, and
     one commit makes it available. What is there already is not moved again.
     """
+    if str(path) == "-":
+        raise UsageError(
+            "a bundle is not read from a pipe: several of its members are read at once",
+            hint="write it to a file first",
+        )
     if dry_run:
         _look(state, path)
         return

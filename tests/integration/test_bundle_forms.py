@@ -251,6 +251,7 @@ def test_the_commands(tmp_path, store, local):
     assert (looked["reference"], looked["signatures"]) == ("org/one@1", 1)
     mm("export", "org/one@1", "--backend", store, "-o", "-", "--as", "oci", code=2)
     mm("import", str(tmp_path), "--to", local, code=2)
+    assert "pipe" in mm("import", "-", "--to", local, code=2)["error"]["message"]
     mm("import", str(tmp_path / "none"), "--to", local, code=3)
     (tmp_path / "file").write_bytes(b"")
     mm("export", "two", "--backend", store, "--as", "folder", "-o", str(tmp_path / "file"), code=1)
