@@ -2,14 +2,14 @@
 
 In the user's cache folder, below ``models``::
 
-    <place>/<model id>/<version>/<manifest>/…    the files of a version, for any loader
-    <place>/.named/<sha256 of a reference>       the version that it named last
-    <place>/.verified/<manifest>                 sizes and times of the files when they were hashed
-    .blobs/<first two>/<sha256>                  the same files by content, as hard links
-    .locks/<manifest>                            held while a version is brought
-    .environments/<models>/                      what programs need to find them, see `mm run`
+    <place>/<model id>/<version>/<word>/…    the files of a version, for any loader
+    <place>/.named/<sha256 of a reference>   the version that it named last
+    <place>/.verified/<word>                 sizes and times of the files when they were hashed
+    .blobs/<first two>/<sha256>              the same files by content, as hard links
+    .locks/<word>                            held while a version is brought
+    .environments/<models>/                  what programs need to find them, see `mm run`
 
-All of it may be deleted at any time.
+The word of a version is that of its manifest. All of it may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class LocalCopies:
     def folder(self, entry: ModelEntry) -> Path:
         """Where the files of `entry` stand, or will."""
         place = self._place / entry.model_id / entry.version
-        return place / (entry.manifest or "")[:12]  # a version may be removed and made anew
+        return place / _word_for(entry)[:12]  # a version may be removed and made anew
 
     def named(self, reference: str) -> ModelEntry | None:
         """The version that `reference` named when it was last asked for here; None if it never was.
@@ -77,7 +77,7 @@ class LocalCopies:
         """Hold what lets one process at a time bring `entry`; `CancelledError` if told to stop."""
         import filelock
 
-        path = self._root / ".locks" / f"{entry.manifest}"
+        path = self._root / ".locks" / _word_for(entry)
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path)
         while True:
@@ -123,7 +123,12 @@ class LocalCopies:
         return self._place / ".named" / hashlib.sha256(reference.encode()).hexdigest()
 
     def _verified_file(self, entry: ModelEntry) -> Path:
-        return self._place / ".verified" / f"{entry.manifest}"
+        return self._place / ".verified" / _word_for(entry)
+
+
+def _word_for(entry: ModelEntry) -> str:
+    """A word for the files of `entry`, and no path, whatever a registry says of its manifest."""
+    return hashlib.sha256(f"{entry.manifest}".encode()).hexdigest()
 
 
 def pinned(entry: ModelEntry) -> str:

@@ -9,13 +9,15 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import mm_core
-from mm_core import ConflictError, ModelManager, NotFoundError, OfflineError, TransientError
+from mm_core import ConflictError, ModelManager, NotFoundError, OfflineError, Stop, TransientError
 from mm_core.cli import main
+from mm_core.local_copies import LocalCopies
 from mm_core.testing.material import noise
 
 pytestmark = pytest.mark.integration
@@ -212,6 +214,23 @@ def test_doctor_says_what_the_copies_take(bucket, capfd):
                if one["check"] == "copies here"]  # fmt: skip
     assert "2.9 MiB" in told["detail"]
     assert os.environ["XDG_CACHE_HOME"] in told["detail"]
+
+
+def test_a_registry_that_lies_leads_nowhere_else(bucket):
+    """What it says of a manifest is no path on this machine: no file elsewhere is touched."""
+    with ModelManager(backend=bucket) as manager:
+        copies = LocalCopies(manager.registry())
+        entry = manager.registry().resolve(ONE)
+        cache = Path(os.environ["XDG_CACHE_HOME"]).resolve()
+        victim = cache / "mine.txt"
+        victim.write_text("mine")
+        for lie in ("../../../../mine.txt", str(victim), "..", "", None):
+            liar = replace(entry, manifest=lie)
+            assert not copies.whole(liar)
+            with copies.alone_with(liar, Stop()):
+                pass
+            assert (cache / "model-manager/models") in copies.folder(liar).resolve().parents
+    assert victim.read_text() == "mine"
 
 
 def test_damaged_records_are_as_none(bucket):
