@@ -260,7 +260,7 @@ def adapters(session: nox.Session, tool: str) -> None:
     if tool == "airflow":
         session.install("moto[server]>=5.1")
         home = Path(session.create_tmp()).absolute() / "airflow"
-        tests = "tests/unit/test_airflow_operators.py"
+        tests = "tests/integration/test_adapters_airflow.py"
         session.run("pytest", tests, *session.posargs, env={"AIRFLOW_HOME": str(home)})
 
 

@@ -44,9 +44,9 @@ def bring_and_use():
     )
 
     @task
-    def use(reference: str) -> list[str]:
+    def use(version: dict) -> list[str]:
         """On any worker: a verified folder, of the version that was approved and no other."""
-        config = mm.get(reference, backend=LAKE) / "config.json"
+        config = mm.get(version["reference"], backend=LAKE) / "config.json"
         return sorted(json.loads(config.read_text()))
 
     approve(pulled.output) >> approved

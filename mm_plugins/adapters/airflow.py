@@ -1,16 +1,32 @@
-"""Models in Airflow: `PullModelOperator` brings one, `ModelSensor` waits for one.
+"""Operators and a sensor for Apache Airflow, 2.9 and newer.
 
-For Airflow 2.9 and newer, 3 included. In a task of your own, ``mm_core.get`` is all that is needed.
+All work in the task's own process, and what they return goes through XCom as JSON. Errors
+that no retry can help end a task at once; all others are left to the task's ``retries``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from mm_core import MissingExtraError, ModelManager, NotFoundError
-from mm_plugins.adapters._local import open_manager
+from mm_core import (
+    AuthError,
+    ConfigError,
+    MissingExtraError,
+    ModelEntry,
+    ModelManager,
+    NoStoreError,
+    NotFoundError,
+    PartialError,
+    PolicyError,
+    TransientError,
+    UsageError,
+    read_lockfile,
+)
+from mm_plugins.adapters._local import in_words, open_manager
 
 try:
     try:
@@ -18,109 +34,187 @@ try:
     except ImportError:  # Airflow 2
         from airflow.models import BaseOperator
         from airflow.sensors.base import BaseSensorOperator, PokeReturnValue
+    try:
+        from airflow.sdk.exceptions import AirflowFailException
+    except ImportError:  # before Airflow 3.1
+        from airflow.exceptions import AirflowFailException
 except ImportError as error:
     raise MissingExtraError(
         "operators of Airflow need Airflow", hint="pip install 'apache-airflow>=2.9'"
     ) from error
 
+__all__ = ["ModelSensor", "PullModelOperator", "SyncModelsOperator"]
 
-class PullModelOperator(BaseOperator):  # type: ignore[misc]  # without Airflow it has no types
-    """Brings a model from its source into a backend; again, it moves nothing.
+_FINAL = (UsageError, NotFoundError, NoStoreError, AuthError, PolicyError)
 
-    `source` is what ``mm pull`` takes, and the other words are its options: `to` a backend by name
-    or URL, and the default one if absent; `config` another ``mm.yaml``. Words in templates
-    are filled in. A killed task stops its pull, and the next try goes on from there.
 
-    Its XCom is a mapping with ``model_id``, ``version``, ``reference`` (``ID@VERSION``), ``path``,
-    ``size_bytes`` and ``fetched_bytes``. Errors are those of `mm_core.ModelManager.pull`.
+class PullModelOperator(BaseOperator):  # type: ignore[misc]  # Airflow may not be installed
+    """Bring a model from `source` into the backend `to`, as `ModelManager.pull` does.
+
+    Returns ``{"model_id", "version", "reference", "path", "size_bytes", "fetched_bytes"}``,
+    where ``reference`` names the very version, for tasks that `get` it. `config` names
+    the ``mm.yaml`` on the workers.
     """
 
-    template_fields: Sequence[str] = ("source", "to", "revision", "model_id", "version", "aliases")
+    template_fields: ClassVar[Sequence[str]] = (
+        "source",
+        "to",
+        "model_id",
+        "revision",
+        "version",
+        "aliases",
+        "include",
+        "exclude",
+        "config",
+    )
 
     def __init__(
         self,
         *,
         source: str,
         to: str | None = None,
-        revision: str | None = None,
         model_id: str | None = None,
+        revision: str | None = None,
         version: str | None = None,
         aliases: Sequence[str] = (),
-        config: str | Path | None = None,
-        **options: Any,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        config: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(**kwargs)
         self.source = source
         self.to = to
-        self.revision = revision
         self.model_id = model_id
+        self.revision = revision
         self.version = version
         self.aliases = aliases
+        self.include = include
+        self.exclude = exclude
         self.config = config
-        self._running: ModelManager | None = None
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Pull."""
-        with open_manager(config=_text(self.config)) as manager:
-            self._running = manager
+        self._cancelled = threading.Event()  # here, since operators are copied before they run
+        with _manager(self.config) as manager:
             pulled = manager.pull(
                 self.source,
-                to=self.to or None,
-                revision=self.revision or None,
-                model_id=self.model_id or None,
-                version=self.version or None,
-                aliases=list(self.aliases),
+                to=self.to,
+                model_id=self.model_id,
+                revision=self.revision,
+                version=self.version,
+                aliases=tuple(self.aliases),
+                include=tuple(self.include),
+                exclude=tuple(self.exclude),
+                cancelled=self._cancelled,
             )
-        entry = pulled.entry
-        self.log.info("%s@%s: %d bytes moved", entry.model_id, entry.version, pulled.fetched_bytes)
-        return {
-            "model_id": entry.model_id,
-            "version": entry.version,
-            "reference": f"{entry.model_id}@{entry.version}",
-            "path": str(entry.path),
-            "size_bytes": entry.size_bytes,
-            "fetched_bytes": pulled.fetched_bytes,
-        }
+        return {**_facts(pulled.entry), "fetched_bytes": pulled.fetched_bytes}
 
     def on_kill(self) -> None:
-        """Stop the pull; what is stored so far can be taken up again."""
-        if self._running is not None:
-            self._running.cancel()
+        """Stop the pull; the next one goes on with what is stored."""
+        if hasattr(self, "_cancelled"):
+            self._cancelled.set()
+
+
+class SyncModelsOperator(BaseOperator):  # type: ignore[misc]  # likewise
+    """Make what `lockfile` says true on all backends, as ``mm sync --locked`` does.
+
+    Returns what was done, step by step. Models that fail keep no others from being synced,
+    and fail the task. `shard` (``2/4``) and `prune` are those of `ModelManager.sync`.
+    """
+
+    template_fields: ClassVar[Sequence[str]] = ("lockfile", "shard", "config")
+
+    def __init__(
+        self,
+        *,
+        lockfile: str,
+        shard: str | None = None,
+        prune: bool = False,
+        config: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.lockfile = lockfile
+        self.shard = shard
+        self.prune = prune
+        self.config = config
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        """Sync."""
+        self._cancelled = threading.Event()
+        with _manager(self.config) as manager:
+            lock = read_lockfile(Path(self.lockfile))
+            if lock is None:
+                raise ConfigError(f"there is no {self.lockfile}", hint="`mm lock` makes it")
+            synced = manager.sync(
+                lock, shard=self.shard, prune=self.prune, cancelled=self._cancelled
+            )
+            if synced.failed:
+                told = "; ".join(f"{name}: {error}" for name, error in synced.failed.items())
+                raise PartialError(
+                    f"{len(synced.failed)} of {len(synced.steps)} failed: {told}",
+                    errors=synced.failed,
+                )
+        return synced.to_json()
+
+    def on_kill(self) -> None:
+        """Stop the pulls; the next sync goes on with what is stored."""
+        if hasattr(self, "_cancelled"):
+            self._cancelled.set()
 
 
 class ModelSensor(BaseSensorOperator):  # type: ignore[misc]  # likewise
-    """Waits until a reference names a version that is AVAILABLE; its XCom is ``ID@VERSION``.
+    """Wait until `reference` (``ID``, ``ID@VERSION`` or ``ID:ALIAS``) names an AVAILABLE version.
 
-    `backend` is a name or a URL, and the default one if absent; `config` another ``mm.yaml``.
-    Each look asks the registry alone. A backend that cannot be reached fails the task, unless
-    ``soft_fail`` or ``silent_fail`` say otherwise, as for every sensor.
+    Returns ``{"model_id", "version", "reference", "path", "size_bytes"}`` of it. A store that
+    does not answer is asked again the next time. Between two looks the slot is free, since
+    `mode` is ``reschedule`` unless another is asked for.
     """
 
-    template_fields: Sequence[str] = ("reference", "backend")
+    template_fields: ClassVar[Sequence[str]] = ("reference", "backend", "config")
 
     def __init__(
         self,
         *,
         reference: str,
         backend: str | None = None,
-        config: str | Path | None = None,
-        **options: Any,
+        config: str | None = None,
+        mode: str = "reschedule",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(mode=mode, **kwargs)
         self.reference = reference
         self.backend = backend
         self.config = config
 
     def poke(self, context: Any) -> PokeReturnValue:
         """Look once."""
-        with open_manager(self.backend or None, _text(self.config)) as manager:
+        with _manager(self.config) as manager:
             try:
-                entry = manager.registry().resolve(self.reference)
-            except NotFoundError as error:
-                self.log.info("not yet: %s", error)
+                entry = manager.registry(self.backend).resolve(self.reference)
+            except (NotFoundError, TransientError) as error:
+                self.log.info("%s", error)
                 return PokeReturnValue(is_done=False)
-        return PokeReturnValue(is_done=True, xcom_value=f"{entry.model_id}@{entry.version}")
+        return PokeReturnValue(is_done=True, xcom_value=_facts(entry))
 
 
-def _text(config: str | Path | None) -> str | None:
-    return None if config is None else str(config)
+def _facts(entry: ModelEntry) -> dict[str, Any]:
+    """What other tasks need of a version."""
+    return {
+        "model_id": entry.model_id,
+        "version": entry.version,
+        "reference": f"{entry.model_id}@{entry.version}",
+        "path": str(entry.path),
+        "size_bytes": entry.size_bytes,
+    }
+
+
+@contextmanager
+def _manager(config: str | None) -> Iterator[ModelManager]:
+    """A manager; errors that no retry can help become Airflow's own that it does not retry."""
+    try:
+        with open_manager(config=config) as manager:
+            yield manager
+    except _FINAL as error:
+        raise AirflowFailException(in_words(error)) from error
