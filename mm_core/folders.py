@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mm_core.config.locations import cache_folder
 from mm_core.sink import Sink
@@ -44,10 +45,15 @@ def models_cache(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def name_of_store(sink: Sink, *own: str, environ: Mapping[str, str] = os.environ) -> str:
-    """A word of 32 characters that tells the store of `sink` from all others."""
+    """A word of 32 characters that tells the store of `sink` from all others.
+
+    All of its settings count, those that are never shown and secrets too: whatever leads a
+    client elsewhere, by an endpoint or by whose key it is, makes another store.
+    """
     telling = [sink.root, *filter(None, own)]
     if "://" in sink.root:
-        telling += [repr(sink.config), *_variables(_TELLING, environ)]
+        telling += [f"{path}={value}" for path, value in sorted(_leaves(sink.config))]
+        telling += _variables(_TELLING, environ)
     return _hash(telling)
 
 
@@ -59,9 +65,28 @@ def memory_of(sink: Sink, folder: Path, environ: Mapping[str, str] = os.environ)
     """
     if "://" not in sink.root:
         return folder
-    endpoint = getattr(getattr(sink.config, "options", None), "endpoint_url", None)
-    telling = [*([str(endpoint)] if endpoint else ()), *_variables(_ENDPOINT, environ)]
+    leaves = sorted(_leaves(sink.config))
+    telling = [value for path, value in leaves if _ENDPOINT.search(path.upper()) and value]
+    telling += _variables(_ENDPOINT, environ)
     return folder / _hash(telling) if telling else folder
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Each setting in `value` by its path, revealed; the same of settings that are remembered."""
+    reveal = getattr(value, "get_secret_value", None)
+    if reveal is not None:
+        yield path, str(reveal())
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{path}.{name}")
+    elif isinstance(value, list | tuple):
+        yield path, str(len(value))
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, f"{path}.{index}")
+    elif hasattr(value, "__dict__") and not isinstance(value, type):
+        yield from _leaves(vars(value), path)
+    else:
+        yield path, "" if value is None else str(value)
 
 
 def _variables(names: re.Pattern[str], environ: Mapping[str, str]) -> list[str]:

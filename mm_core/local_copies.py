@@ -7,7 +7,7 @@ In the user's cache folder, below ``models``::
     <place>/.verified/<word>                 sizes and times of the files when they were hashed
     .blobs/<first two>/<sha256>              the same files by content, as hard links
     .locks/<word>                            held while a version is brought
-    .environments/<models>/                  what programs need to find them, see `mm run`
+    .environments/<models>/                  what programs need to find them (`mm_core.environment`)
 
 The word of a version is that of its manifest. All of it may be deleted at any time.
 """
@@ -17,33 +17,81 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
-import time
+import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mm_core.exceptions import CancelledError, MMError
+from mm_core.exceptions import CancelledError, MMError, OfflineError, StorageError, TransientError
 from mm_core.folders import models_cache, name_of_store
 from mm_core.registry import ModelRegistry
 from mm_core.results import Got
 from mm_core.schemas import Manifest, ModelEntry, ModelType, parse_rfc3339
 from mm_core.transfer.stop import Stop
 
+logger = logging.getLogger(__name__)
+
+Bring = Callable[[ModelEntry, Manifest, Path], None]
+
 _POLL = 0.1
+_BYTECODE = "__pycache__"
+"""Made by whoever imports a module that comes with a model; it belongs to nobody."""
 
 
 class LocalCopies:
-    """What this machine has of the versions of one registry. Safe among threads and processes."""
+    """What this machine has of the versions of one registry. Safe among threads and processes.
 
-    def __init__(self, registry: ModelRegistry) -> None:
+    `backend` is the registry's name to its user.
+    """
+
+    def __init__(self, backend: str, registry: ModelRegistry) -> None:
+        self._backend = backend
+        self._registry = registry
         self._root = models_cache()
         sink = registry.sink  # and what is in a memory is known by nothing but its registry
         own = str(registry.id) if sink.root.startswith("memory:") else ""
         self._place = self._root / name_of_store(sink, own)
+
+    def get(self, reference: str, bring: Bring, *, offline: bool | None, stop: Stop) -> Got:
+        """The version that `reference` names, as it stands here, or brought here by `bring`.
+
+        That lets all of a manifest, verified, stand in a folder. Raises as `ModelManager.get`.
+        """
+        known = self.named(reference)
+        if known is not None and not self.whole(known):
+            known = None
+        if known is not None and (offline or (offline is None and reference == pinned(known))):
+            return Got(path=self.folder(known), entry=known)
+        if offline:
+            raise OfflineError(
+                f"{reference} of {self._backend} is not on this machine",
+                hint="get it once with a connection; what is in the cache needs none",
+            )
+        try:
+            entry = self._registry.resolve(reference)
+        except TransientError as error:
+            if known is None or offline is False:
+                raise
+            logger.warning("%s; %s was %s when it was asked last", error, reference, known.version)
+            return Got(path=self.folder(known), entry=known)
+        if not self.whole(entry):
+            with self.alone_with(entry, stop):
+                if not self.whole(entry):
+                    self._bring(entry, bring)
+        self.note(reference, entry)
+        return Got(path=self.folder(entry), entry=entry)
+
+    def _bring(self, entry: ModelEntry, bring: Bring) -> None:
+        manifest, folder = self._registry.manifest(entry), self.folder(entry)
+        self.tidy(folder, manifest)
+        self.link(folder, manifest)
+        bring(entry, manifest, folder)
+        self.keep(entry, manifest)
 
     def folder(self, entry: ModelEntry) -> Path:
         """Where the files of `entry` stand, or will."""
@@ -70,7 +118,7 @@ class LocalCopies:
     def whole(self, entry: ModelEntry) -> bool:
         """Whether all files are here, unchanged since they were hashed, and no others."""
         raw = _read(self._verified_file(entry))
-        return bool(raw) and raw == _seen(self.folder(entry), raw)
+        return isinstance(raw, dict) and bool(raw) and raw == _seen(self.folder(entry), raw)
 
     @contextlib.contextmanager
     def alone_with(self, entry: ModelEntry, stop: Stop) -> Iterator[None]:
@@ -78,17 +126,34 @@ class LocalCopies:
         import filelock
 
         path = self._root / ".locks" / _word_for(entry)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path)
         while True:
             if stop.is_set():
                 raise CancelledError("stopped")
-            try:
-                with lock.acquire(timeout=_POLL):
-                    yield
+            with contextlib.ExitStack() as held:
+                try:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    held.enter_context(filelock.FileLock(path).acquire(timeout=_POLL))
+                except filelock.Timeout:
+                    continue
+                except OSError as error:
+                    raise cannot_be_written(path, error) from error
+                yield
                 return
-            except filelock.Timeout:
-                time.sleep(0)
+
+    def tidy(self, folder: Path, manifest: Manifest) -> None:
+        """Take out of `folder` what is not of `manifest`: the folder is ours, and heals.
+
+        What is hidden stays, since uploads go on from there, and so does bytecode of Python's.
+        """
+        files = {file.path for file in manifest.files}
+        above = {parent.as_posix() for path in files for parent in PurePosixPath(path).parents}
+        for name, path in _found(folder, hidden=True):
+            is_folder = path.is_dir() and not path.is_symlink()
+            fits = name in above if is_folder else name in files and not path.is_symlink()
+            clashes = name in files or name in above
+            if not fits and (clashes or not path.name.startswith(".")):
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(path) if is_folder else path.unlink()
 
     def link(self, folder: Path, manifest: Manifest) -> None:
         """Put into `folder` what is here by content already. It is hashed by whoever goes on."""
@@ -111,9 +176,10 @@ class LocalCopies:
                     staged.hardlink_to(path)
                     staged.replace(blob)
         paths = {file.path for file in manifest.files}
-        for path in folder.rglob(".*"):  # what one that was killed had begun
-            if path.is_file() and path.relative_to(folder).as_posix() not in paths:
-                path.unlink(missing_ok=True)
+        for name, path in _found(folder, hidden=True):  # what one that was killed had begun
+            if name not in paths and path.name.startswith(".") and not path.is_dir():
+                with contextlib.suppress(OSError):
+                    path.unlink()
         _write(self._verified_file(entry), _seen(folder, paths))
 
     def _blob(self, sha256: str) -> Path:
@@ -147,12 +213,6 @@ def room_taken() -> tuple[Path, int]:
     return root, sum(sizes.values())
 
 
-def environment_folder(got: Sequence[Got]) -> Path:
-    """A folder for what a program needs beside these models; the same ones have the same."""
-    telling = "\n".join(f"{pinned(one.entry)} {one.entry.aliases} {one.path}" for one in got)
-    return models_cache() / ".environments" / hashlib.sha256(telling.encode()).hexdigest()[:32]
-
-
 def _entry(raw: Mapping[str, Any]) -> ModelEntry:
     date: datetime = parse_rfc3339(raw["download_date"])
     made = ModelEntry(
@@ -171,24 +231,38 @@ def _entry(raw: Mapping[str, Any]) -> ModelEntry:
 
 def _seen(folder: Path, paths: Iterable[str]) -> dict[str, list[int]]:
     """Size, time of change and number of each of `paths`, and of all else that is not hidden."""
-    found = {}
-    for where, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        shown = (Path(where, name) for name in files if not name.startswith("."))
-        found.update({path.relative_to(folder).as_posix(): path for path in shown})
+    shown = dict(_found(folder, hidden=False))
+    found = {name: path for name, path in shown.items() if path.is_symlink() or not path.is_dir()}
     found.update({path: folder / path for path in paths})
     told = {}
     for name, path in found.items():
-        with contextlib.suppress(OSError):
-            about = path.stat()
+        with contextlib.suppress(OSError, ValueError):
+            about = path.lstat()
             told[name] = [about.st_size, about.st_mtime_ns, about.st_ino]
     return told
+
+
+def _found(folder: Path, *, hidden: bool) -> Iterator[tuple[str, Path]]:
+    """Files, folders and links below `folder`, which are not followed; no bytecode of Python's."""
+    for where, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name != _BYTECODE and (hidden or name[0] != ".")]
+        for name in [*folders, *(name for name in files if hidden or name[0] != ".")]:
+            path = Path(where, name)
+            yield path.relative_to(folder).as_posix(), path
+
+
+def cannot_be_written(path: Path, error: OSError) -> StorageError:
+    """What is said where the cache is no place to write to."""
+    return StorageError(
+        f"{path} cannot be written: {error.strerror or error}",
+        hint="set MM_CACHE to a folder that can be written",
+    )
 
 
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -21,17 +21,15 @@ from mm_core.checkout import (
 )
 from mm_core.comparing import Comparison, compare
 from mm_core.config import Settings, is_address, load_settings
+from mm_core.environment import make_environment
 from mm_core.exceptions import (
     CancelledError,
     ConfigError,
     ConflictError,
     MMError,
-    OfflineError,
-    TransientError,
     UsageError,
 )
-from mm_core.hookspecs import EnvironmentContext
-from mm_core.local_copies import LocalCopies, environment_folder, pinned
+from mm_core.local_copies import LocalCopies
 from mm_core.mending import refuse_damaged
 from mm_core.notices import Notices
 from mm_core.place import Place, Places
@@ -498,14 +496,20 @@ class ModelManager:
     ) -> Got:
         registry = place.registry
         if output is None and "://" in place.sink.root:
-            return self._copy_here(place, reference, jobs, offline)
+            return LocalCopies(place.name, registry).get(
+                reference,
+                partial(self._check_out, place, jobs=jobs),
+                offline=offline,
+                stop=Stop(self._cancelled),
+            )
         entry = registry.resolve(reference)
         if output is None:
             refuse_damaged(registry, entry)
             return Got(path=Path(entry.path), entry=entry)
         folder = Path(output).expanduser().resolve()
         manifest = registry.manifest(entry)
-        self._check_out(place, entry, manifest, folder, jobs)
+        refuse_foreign_files(folder, manifest)
+        self._check_out(place, entry, manifest, folder, jobs=jobs)
         # The caller's own folder, for other programs to verify.
         signature = put_signature_beside(folder, registry, entry, manifest)
         return Got(path=folder, entry=entry, signature=signature)
@@ -539,55 +543,12 @@ class ModelManager:
         elif hub is None:
             got = tuple(self.get(name, backend=backend, offline=offline) for name in models)
             models = {name: str(one.path) for name, one in zip(models, got, strict=True)}
-        folder = environment_folder(got)
-        context = EnvironmentContext(models=got, sink=sink, hub=hub, folder=folder)
-        variables: dict[str, str] = {}
-        for said in reversed(self.plugins.hook.mm_environment(context=context)):
-            variables.update(said)
-        found = {name: place for name, place in models.items() if place}
-        if found:
-            variables["MM_MODEL"] = next(iter(found.values()))
-            variables["MM_MODELS"] = json.dumps(found)
-        return Environment(variables=variables, models=found)
-
-    def _copy_here(
-        self, place: Place, reference: str, jobs: int | None, offline: bool | None
-    ) -> Got:
-        """The copy in the user's cache folder, brought there if it must be."""
-        copies, registry = LocalCopies(place.registry), place.registry
-        known = copies.named(reference)
-        if known is not None and not copies.whole(known):
-            known = None
-        if known is not None and (offline or (offline is None and reference == pinned(known))):
-            return Got(path=copies.folder(known), entry=known)
-        if offline:
-            raise OfflineError(
-                f"{reference} of {place.name} is not on this machine",
-                hint="get it once with a connection; what is in the cache needs none",
-            )
-        try:
-            entry = registry.resolve(reference)
-        except TransientError as error:
-            if known is None or offline is False:
-                raise
-            logger.warning("%s; %s was %s when it was asked last", error, reference, known.version)
-            return Got(path=copies.folder(known), entry=known)
-        folder = copies.folder(entry)
-        if not copies.whole(entry):
-            with copies.alone_with(entry, Stop(self._cancelled)):
-                if not copies.whole(entry):
-                    manifest = registry.manifest(entry)
-                    copies.link(folder, manifest)
-                    self._check_out(place, entry, manifest, folder, jobs)
-                    copies.keep(entry, manifest)
-        copies.note(reference, entry)
-        return Got(path=folder, entry=entry)
+        return make_environment(self.plugins, models, got=got, sink=sink, hub=hub)
 
     def _check_out(
-        self, place: Place, entry: ModelEntry, manifest: Manifest, folder: Path, jobs: int | None
+        self, place: Place, entry: ModelEntry, manifest: Manifest, folder: Path, *, jobs: int | None
     ) -> None:
-        """Let all of `manifest`, verified, and nothing else stand in `folder`."""
-        refuse_foreign_files(folder, manifest)
+        """Let all of `manifest`, verified, stand in `folder`."""
         sink_type = self.plugins.sink_type("local")
         target = sink_type(sink_type.Config(root=str(folder)))
         source = StoredSource(place.sink, manifest)

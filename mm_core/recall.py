@@ -34,7 +34,7 @@ from mm_core.sink import Sink
 if TYPE_CHECKING:
     from mm_core.config import Settings
 
-_FORMAT = 1
+_FORMAT = 2
 _VARIABLES = re.compile(r"(?s:MM_.+)|XDG_\w+|HOME|USERPROFILE|APPDATA|LOCALAPPDATA|PYTHONPATH")
 _REFERENCE = re.compile(rb"\$\{([A-Za-z_]\w*)")
 _ABOUT = (".dist-info", ".egg-info", ".egg")
@@ -130,17 +130,6 @@ class Memory:
         yield from _installed()
 
 
-class _Plain(SimpleNamespace):
-    """What stands in for a validated ``Config``: it has the same attributes, and says the same."""
-
-    def __init__(self, words: str, fields: Mapping[str, Any]) -> None:
-        super().__init__(**fields)
-        self._words = words
-
-    def __repr__(self) -> str:
-        return self._words
-
-
 def _what_to_keep(settings: Settings, place: Place) -> dict[str, Any] | None:
     """`place` as plain data, or None where something of it may not, or cannot, be kept."""
     kind, config = type(place.sink), place.sink.config
@@ -214,8 +203,7 @@ def _packed(name: str, value: Any) -> Any:
     fields = getattr(type(value), "model_fields", None)
     if fields is None:
         raise ValueError("this is no plain value")
-    packed = {field: _packed(field, getattr(value, field)) for field in fields}
-    return {"fields": packed, "repr": repr(value)}  # all that it shows was looked at
+    return {"fields": {field: _packed(field, getattr(value, field)) for field in fields}}
 
 
 def plain_settings(config: Any) -> Any:
@@ -230,8 +218,7 @@ def _unpacked(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if "fields" in value:
-        fields = {name: _unpacked(item) for name, item in value["fields"].items()}
-        return _Plain(str(value["repr"]), fields)
+        return SimpleNamespace(**{n: _unpacked(item) for n, item in value["fields"].items()})
     ((kind, inner),) = value.items()
     if kind == "path":
         return Path(inner)

@@ -205,6 +205,10 @@ class Request:
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
+        for name in ("include", "exclude", "aliases"):  # a word is one, and not its letters
+            value = getattr(self, name)
+            if isinstance(value, str):
+                set_(self, name, (value,))
         if self.model_id is not None:
             set_(self, "model_id", check_model_id(self.model_id))
         if self.version is not None:

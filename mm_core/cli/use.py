@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
@@ -119,13 +121,27 @@ def _environment(
         )
 
 
+@contextlib.contextmanager
+def _as_a_shell_would() -> Iterator[None]:
+    """The signals that Python ignores, and a program would inherit, have their own effect."""
+    before = {one: signal.getsignal(one) for one in (signal.SIGPIPE, signal.SIGXFSZ)}
+    for one in before:
+        signal.signal(one, signal.SIG_DFL)
+    try:
+        yield
+    finally:  # nothing was run
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
 def _become(program: Sequence[str], environ: dict[str, str]) -> NoReturn:
     """Run `program` in place of this process; where a system knows no such thing, as a child."""
     sys.stdout.flush()
     sys.stderr.flush()
     try:
         if os.name == "posix":
-            os.execvpe(program[0], list(program), environ)  # noqa: S606  # what the user asked for
+            with _as_a_shell_would():
+                os.execvpe(program[0], list(program), environ)  # noqa: S606  # what the user asked for
         ended = subprocess.run(list(program), env=environ, check=False)  # noqa: S603  # likewise
     except OSError as error:
         raise UsageError(

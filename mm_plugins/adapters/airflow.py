@@ -103,9 +103,9 @@ class PullModelOperator(BaseOperator):  # type: ignore[misc]  # Airflow may not 
                 model_id=self.model_id,
                 revision=self.revision,
                 version=self.version,
-                aliases=tuple(self.aliases),
-                include=tuple(self.include),
-                exclude=tuple(self.exclude),
+                aliases=self.aliases,
+                include=self.include,
+                exclude=self.exclude,
                 cancelled=self._cancelled,
             )
         return {**_facts(pulled.entry), "fetched_bytes": pulled.fetched_bytes}

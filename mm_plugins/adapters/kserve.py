@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from itertools import permutations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -104,6 +105,12 @@ def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
     pairs = list(zip(words[::2], words[1::2], strict=True))
     for uri, _ in pairs:
         _place(uri)
+    folders = [Path(folder).expanduser().resolve() for _, folder in pairs]
+    for first, second in permutations(folders, 2):
+        if first == second or first in second.parents:
+            raise UsageError(
+                f"{second} is within {first}", hint="name folders of which none holds another"
+            )
     return pairs
 
 

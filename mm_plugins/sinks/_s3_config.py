@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr
 
@@ -49,8 +50,9 @@ def environment(config: Config) -> dict[str, str]:
     https://github.com/run-ai/runai-model-streamer/blob/master/docs/src/env-vars.md
     """
     options = config.options
-    endpoint = options.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3")
-    endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL")
+    named_there = options.client_kwargs.get("endpoint_url") or options.endpoint_url
+    variables = (os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
+    endpoint = _without_user(next(filter(None, (named_there, *variables)), None))
     named: dict[str, str | None] = {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_PROFILE": options.profile,
@@ -65,3 +67,11 @@ def environment(config: Config) -> dict[str, str]:
     if endpoint:  # nobody is asked who this machine is: that costs seconds where none answers
         named["AWS_EC2_METADATA_DISABLED"] = "true"
     return {name: value for name, value in named.items() if value}
+
+
+def _without_user(url: str | None) -> str | None:
+    """`url` without a name and a password, which no client of S3 sends anyway."""
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

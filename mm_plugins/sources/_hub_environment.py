@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mm_core import EnvironmentContext, Got
+from mm_core import EnvironmentContext, Got, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -24,14 +24,20 @@ def variables(context: EnvironmentContext) -> Mapping[str, str]:
     if not context.models:
         return {}
     cache = context.folder / "hub"
-    for got in reversed(context.models):  # the first of two versions of a model is its `main`
-        _place(cache, got)
+    try:
+        for got in reversed(context.models):  # the first of two versions of a model is its `main`
+            _place(cache, got)
+    except OSError as error:
+        raise StorageError(
+            f"{cache} cannot be written: {error.strerror or error}",
+            hint="set MM_CACHE to a folder that can be written",
+        ) from error
     return {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
 
 
 def _place(cache: Path, got: Got) -> None:
     entry = got.entry
-    if entry.model_id.count("/") > 1:
+    if entry.model_id.count("/") > 1 or "--" in entry.model_id:  # as the Hub refuses it, too
         logger.warning("%s is no name on the Hub: it is found by its folder alone", entry.model_id)
         return
     repo = cache / f"models--{entry.model_id.replace('/', '--')}"

@@ -67,6 +67,8 @@ def test_models_land_in_the_folders(filled, tmp_path):
         (["mm://org/m@prod"], 2, "in pairs"),
         (["s3://bucket/x", "{}"], 2, "no mm:// URI"),
         (["mm://", "{}"], 2, "no mm:// URI"),
+        (["mm://org/m@1", "{}", "mm://org/m@prod", "{}/two"], 2, "is within"),
+        (["mm://org/m@1", "{}/x/..", "mm://org/m@prod", "{}"], 2, "is within"),
         (["mm://org/none", "{}"], 3, "org/none"),
         (["mm://org/m@next", "{}"], 3, "org/m@next"),
         (["mm://org/m@prod/none", "{}"], 3, "none"),

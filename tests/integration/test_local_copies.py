@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from pathlib import Path
 import pytest
 
 import mm_core
-from mm_core import ConflictError, ModelManager, NotFoundError, OfflineError, Stop, TransientError
+from mm_core import ModelManager, NotFoundError, OfflineError, Stop, StorageError, TransientError
 from mm_core.cli import main
 from mm_core.local_copies import LocalCopies
 from mm_core.testing.material import noise
+from mm_core.testing.s3 import MinistackServer
 
 pytestmark = pytest.mark.integration
 
@@ -148,12 +150,55 @@ def test_what_was_harmed_here_is_mended(bucket, how):
     assert (one / "deep/w.bin").samefile(two / "deep/w.bin") or how != "gone"
 
 
-def test_a_foreign_file_here_is_told_of(bucket):
-    """No loader may take it for one of the version's."""
+def test_what_is_not_of_the_version_goes(bucket, asked, tmp_path):
+    """The folder is ours: no loader meets another file, a link, or a folder in a file's place."""
     folder = mm_core.get(ONE, backend=bucket)
-    (folder / "model.safetensors.index.json").write_bytes(b"{}")
-    with pytest.raises(ConflictError, match=r"index\.json"):
-        mm_core.get(ONE, backend=bucket)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/w.bin").write_bytes(b"other")
+
+    def harm_with_files():
+        (folder / "model.safetensors.index.json").write_bytes(b"{}")
+        (folder / "more/deep").mkdir(parents=True)
+        (folder / "more/deep/x").write_bytes(b"x")
+
+    def harm_with_links():
+        (folder / "etc").symlink_to("/etc")
+        shutil.rmtree(folder / "deep")
+        (folder / "deep").symlink_to(tmp_path / "elsewhere")
+
+    def harm_with_kinds():
+        (folder / "config.json").unlink()
+        (folder / "config.json").mkdir()
+        (folder / "config.json/x").write_bytes(b"x")
+        shutil.rmtree(folder / "deep")
+        (folder / "deep").write_bytes(b"no folder")
+
+    for harm in (harm_with_files, harm_with_links, harm_with_kinds):
+        harm()
+        with pytest.raises(OfflineError):
+            mm_core.get(ONE, backend=bucket, offline=True)
+        asked()
+        assert mm_core.get(ONE, backend=bucket) == folder
+        assert holds(folder, FILES)
+        assert not (folder / "deep").is_symlink()
+        assert not [path for _, path in asked() if "/models/" in path], "all of it was here"
+        assert mm_core.get(ONE, backend=bucket, offline=True) == folder
+    assert (tmp_path / "elsewhere/w.bin").read_bytes() == b"other"
+
+
+def test_a_module_of_the_model_may_be_imported(s3_root, tmp_path):
+    """Python's bytecode beside it makes the copy no other, for all that come after."""
+    push(s3_root, tmp_path / "m", {"modeling_own.py": b"x = 1"}, "1", "prod")
+    program = "import os, sys; sys.path.insert(0, os.environ['MM_MODEL']); import modeling_own"
+    words = ["run", "org/m:prod", "--backend", s3_root, "--", sys.executable, "-c", program]
+    environ = {name: v for name, v in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    for _ in range(2):
+        ran = subprocess.run(
+            [sys.executable, "-m", "mm_core", *words], env=environ, capture_output=True, text=True
+        )
+        assert ran.returncode == 0, ran.stderr
+    folder = mm_core.get(ONE, backend=s3_root, offline=True)
+    assert (folder / "__pycache__").is_dir()
 
 
 def test_without_a_connection(bucket, s3_server, fault_proxy, monkeypatch, caplog, capfd):
@@ -219,7 +264,7 @@ def test_doctor_says_what_the_copies_take(bucket, capfd):
 def test_a_registry_that_lies_leads_nowhere_else(bucket):
     """What it says of a manifest is no path on this machine: no file elsewhere is touched."""
     with ModelManager(backend=bucket) as manager:
-        copies = LocalCopies(manager.registry())
+        copies = LocalCopies(bucket, manager.registry())
         entry = manager.registry().resolve(ONE)
         cache = Path(os.environ["XDG_CACHE_HOME"]).resolve()
         victim = cache / "mine.txt"
@@ -233,20 +278,59 @@ def test_a_registry_that_lies_leads_nowhere_else(bucket):
     assert victim.read_text() == "mine"
 
 
-def test_damaged_records_are_as_none(bucket):
-    """Whatever is in the cache, the right files come."""
+DAMAGED = ("", "[]", "5", '{"reference": 1}', '{"a\\u0000b": 1}', '{"x": [1]}', "[" * 100_000)
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_damaged_records_are_as_none(bucket, content):
+    """Whatever is in the cache, the right files come, and the record is mended."""
     folder = mm_core.get("org/m:prod", backend=bucket)
     cache = Path(os.environ["XDG_CACHE_HOME"])
     for records in (".named", ".verified"):
         (record_folder,) = cache.rglob(records)
-        for number, record in enumerate(sorted(record_folder.iterdir())):
-            record.write_bytes((b"", b"[]", b'{"reference": 1}')[number % 3])
+        for record in record_folder.iterdir():
+            record.write_text(content)
     for blob in (path for path in cache.rglob(".blobs/*/*") if path.is_file()):
         blob.unlink()
         blob.write_bytes(b"?" * 8)
     assert mm_core.get(ONE, backend=bucket) == folder
     assert holds(folder, FILES)
+    assert mm_core.get(ONE, backend=bucket, offline=True) == folder
     assert holds(mm_core.get("org/m@2", backend=bucket), {**FILES, "config.json": b"{}"})
+
+
+def test_a_cache_that_cannot_be_written_is_told(bucket, tmp_path, monkeypatch, capfd):
+    """With what to do, by a get and by a run; no traceback."""
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("MM_CACHE", str(tmp_path / "file/x"))
+    with pytest.raises(StorageError, match="cannot be written") as told:
+        mm_core.get(ONE, backend=bucket)
+    assert "MM_CACHE" in told.value.hint
+    push(str(tmp_path / "store"), tmp_path / "mine", {"config.json": b"{}"}, "1")
+    assert main(["run", ONE, "--backend", str(tmp_path / "store"), "--", "true"]) == 1
+    assert "MM_CACHE" in capfd.readouterr().err
+
+
+def test_stores_that_differ_only_in_hidden_settings(tmp_path, monkeypatch):
+    """One name of a bucket, two servers behind it: neither the files nor the registry are mixed."""
+    with MinistackServer() as one, MinistackServer() as two:
+        for name, value in one.environment.items():
+            if name != "AWS_ENDPOINT_URL":
+                monkeypatch.setenv(name, value)
+        backends = {}
+        for name, server in (("a", one), ("b", two)):
+            server.make_bucket("models")
+            hidden = {"client_kwargs": {"endpoint_url": server.endpoint_url}}
+            backends[name] = {"type": "s3", "root": "s3://models/x", "options": hidden}
+        (tmp_path / "mm.yaml").write_text(json.dumps({"version": 1, "backends": backends}))
+        monkeypatch.chdir(tmp_path)
+        for name in backends:
+            push(name, tmp_path / name, {"config.json": f"from {name}".encode()}, "1", "prod")
+        for reference in (ONE, "org/m:prod"):
+            for offline in (None, False, True):
+                for name in backends:
+                    folder = mm_core.get(reference, backend=name, offline=offline)
+                    assert holds(folder, {"config.json": f"from {name}".encode()})
 
 
 def test_open_and_url(bucket, tmp_path, monkeypatch):

@@ -83,6 +83,26 @@ def test_the_command_is_itself(two):
     assert ran.returncode == -signal.SIGKILL
 
 
+def test_signals_are_as_a_shell_leaves_them(two):
+    """What Python ignores for itself ends the command, as it would without mm."""
+    script = "yes | head -1; grep SigIgn /proc/self/status"
+    plain = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
+    ran = mm("run", "-q", "org/m", "--backend", two, "--", "sh", "-c", script)
+    assert (ran.stdout, ran.stderr) == (plain.stdout, plain.stderr)
+    assert ran.stdout.startswith("y\nSigIgn:")
+
+
+def test_an_id_that_would_be_another_on_the_hub_is_left_out(tmp_path):
+    """`a--b` and `a/b` would be one folder there: nobody gets another model by its name."""
+    store = str(tmp_path / "store")
+    push(store, tmp_path / "one", "a--b", "1", model_id="a--b")
+    push(store, tmp_path / "two", "a/b", "1", model_id="a/b")
+    program = (sys.executable, "-c", BY_HUB, "a/b")
+    ran = mm("run", "a--b", "a/b", "--backend", store, "--", *program, "-")
+    assert ran.stdout.startswith("a/b "), ran.stderr
+    assert "a--b is no name on the Hub" in ran.stderr
+
+
 def test_env_is_what_run_sets(two, capfd):
     """For a shell, for an env file, and as JSON; where the models are is told as well."""
     assert main(["env", "org/m:next", "org/m@1", "--backend", two, "--json"]) == 0
@@ -133,6 +153,20 @@ def test_a_model_may_stay_in_its_bucket(s3_root, s3_server, tmp_path, monkeypatc
         "RUNAI_STREAMER_S3_ENDPOINT": s3_server.endpoint_url,
         "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0",
     }
+
+
+def test_no_password_is_told(s3_root, s3_server, tmp_path, monkeypatch, capfd):
+    """Not even one that stands in the address of a server."""
+    address = s3_server.endpoint_url.replace("http://", "http://user:hunter2@")
+    for options in ({"endpoint_url": address}, {"client_kwargs": {"endpoint_url": address}}):
+        lake = {"type": "s3", "root": s3_root, "options": options}
+        (tmp_path / "mm.yaml").write_text(json.dumps({"version": 1, "backends": {"lake": lake}}))
+        monkeypatch.chdir(tmp_path)
+        for form in ("--json", "-q", "--format=human"):
+            assert main(["env", "--stream", "--backend", "lake", form]) == 0
+            out, err = capfd.readouterr()
+            assert s3_server.endpoint_url in out
+            assert "hunter2" not in out + err
 
 
 def test_a_hub_may_be_asked(capfd):

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from mm_core import Plugins
 from mm_core.exceptions import IntegrityError, NotFoundError, OfflineError, TransientError
-from mm_core.folders import registry_cache
+from mm_core.folders import memory_of, name_of_store, registry_cache
 from mm_core.registry import ModelRegistry, cache
 from mm_core.registry.queries import Query
 from mm_core.testing.registry import FaultySink, fill
@@ -621,6 +622,30 @@ def test_each_store_has_a_cache_of_its_own(tmp_path, monkeypatch):
     assert registry_cache(Sink("s3://b/x"), {"MM_CACHE": "off"}) is None
     elsewhere = registry_cache(Sink("s3://b/x"), {"MM_CACHE": str(tmp_path / "else")})
     assert elsewhere.parent == Path(tmp_path / "else" / "registries")
+
+
+def test_settings_that_are_never_shown_tell_stores_apart():
+    """Options for a client, and whose key it is: the same bucket may be another store for them."""
+    s3, other = Plugins.discover().sink_type("s3"), Plugins.discover().sink_type("fsspec")
+    at = [{"endpoint_url": f"http://127.0.0.1:{port}"} for port in (1, 2)]
+    made = [
+        s3(s3.Config.model_validate({"root": "s3://b/x", "options": options}))
+        for options in (
+            {},
+            *({"client_kwargs": one} for one in at),
+            *at,
+            {"config_kwargs": {"s3": {"addressing_style": "path"}}},
+            {"key": "mine", "secret": "one"},
+            {"key": "yours", "secret": "one"},
+        )
+    ]
+    made += [
+        other(other.Config(root="sftp:///models", options={"host": host})) for host in ("a", "b")
+    ]
+    assert len({name_of_store(sink, environ={}) for sink in made}) == len(made)
+    assert len({memory_of(sink, Path("m"), {}) for sink in made[:5]}) == 3
+    again = s3(s3.Config.model_validate({"root": "s3://b/x", "options": at[0]}))
+    assert name_of_store(again, environ={}) == name_of_store(made[3], environ={})
 
 
 @pytest.fixture

@@ -171,3 +171,9 @@ def test_events_and_files_are_json():
     assert json.loads(json.dumps(event.to_json()))["done"] == 1
     stored = StoredFile(path="a", key="k", size=1, sha256=SHA, action=Action.COPY)
     assert set(stored.to_json()) == {"path", "size", "sha256", "key"}
+
+
+def test_one_word_is_no_list_of_letters():
+    """Where several are wanted, a caller may give one, as templates and settings do."""
+    asked = Request(url="x", aliases="prod", include="*.bin", exclude="*.md")
+    assert (asked.aliases, asked.include, asked.exclude) == (("prod",), ("*.bin",), ("*.md",))
