@@ -87,6 +87,20 @@ def abandoned_on_error(registry: ModelRegistry, claim: Claim) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def given_back(registry: ModelRegistry, claim: Claim, reason: str) -> Iterator[None]:
+    """Hold `claim` for the block, and then give it back, whatever came: another claims it next."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _give_back_in_haste(registry, claim, reason)
+        raise
+    except BaseException:
+        _give_back(registry, claim, reason)
+        raise
+    _give_back(registry, claim, reason)
+
+
 def leave_only(registry: ModelRegistry, claim: Claim, stored: Sequence[StoredFile]) -> None:
     """Let the claimed folder, which loaders are given, hold the files in `stored` and no others.
 

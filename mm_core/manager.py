@@ -302,22 +302,40 @@ class ModelManager:
             spread(self, pulls, where, stop)
             return pull_all(pulls, where, cancelled=stop, tell=tell)
 
-    def begin_ranges(
-        self, request: Request, *, to: str | None = None, at_least: int
-    ) -> tuple[FileRange, ...]:
-        """Begin the uploads of the files of `at_least` bytes that a pull would fetch, in ranges.
+    @contextlib.contextmanager
+    def ranges(
+        self,
+        request: Request,
+        *,
+        to: str | None = None,
+        at_least: int,
+        wanted: Callable[[str], bool] = lambda _: True,
+        cancelled: threading.Event | None = None,
+    ) -> Iterator[tuple[FileRange, ...]]:
+        """Begin the uploads of files of `at_least` bytes that a pull would fetch, in ranges.
 
-        Each range may be brought by any process, by `carry_range`; a `pull` of the same then
-        takes up what is there, verifies it, and makes the version AVAILABLE. The policies are
-        asked, as by `plan`. Empty where the store lets one process alone write to an upload.
+        In the block each range may be brought by any process, by `carry_range`; the version is
+        claimed until its end. A `pull` that comes after takes up what is there, verifies it, and
+        makes the version AVAILABLE. The policies are asked, as by `plan`. `wanted` is asked of
+        each file's content (``sha256:…``). None where the store lets one process alone write to
+        an upload, where the version is there, and where another pulls it.
         """
         from mm_core.pulling import options_of
-        from mm_core.spreading import begin_ranges
+        from mm_core.spreading import begin_ranges, could_be_spread
 
         asked, place = self._request(request.url, options_of(request)), self._places.open(to)
-        with self._source(asked) as (origin, own):
-            plan = self._street.plan(place, origin, own)
-            return tuple(begin_ranges(asked, plan, origin, place.sink, at_least=at_least))
+        worth = partial(could_be_spread, sink=place.sink, at_least=at_least)
+        stop = Stop(self._cancelled, cancelled)
+        with (
+            self._source(asked) as (origin, own),
+            self._street.ahead(place, origin, own, worth=worth, cancelled=stop) as plan,
+        ):
+            pieces = (
+                ()
+                if plan is None
+                else begin_ranges(asked, plan, origin, place.sink, at_least=at_least, wanted=wanted)
+            )
+            yield tuple(pieces)
 
     def carry_range(
         self,
@@ -325,21 +343,27 @@ class ModelManager:
         *,
         to: str | None = None,
         cancelled: threading.Event | None = None,
+        on_event: Callable[[TransferEvent], None] | None = None,
     ) -> int:
-        """Bring what is missing of one of the ranges that `begin_ranges` told; how many bytes.
+        """Bring what is missing of one of the `ranges`; how many bytes.
 
-        Nothing becomes visible. Raises `SourceChangedError` where the source has another file by
-        now, and `UploadLostError` where the upload was ended or given up.
+        Nothing becomes visible. `on_event` hears of it in place of those who hear of pulls.
+        Raises `SourceChangedError` where the source has another file by now, and
+        `UploadLostError` where the upload was ended or given up.
         """
         from mm_core.spreading import carry_piece
 
         logger.info("Bringing a range of %s", piece.path, extra={"model": piece.model_id})
         with self._source(piece.request) as (origin, own):
             return carry_piece(
-                piece, own, origin, self._places.open(to).sink,
-                options=self._street.options, on_event=self._notices.event,
+                piece,
+                own,
+                origin,
+                self._places.open(to).sink,
+                options=self._street.options,
+                on_event=on_event or self._notices.event,
                 stop=Stop(self._cancelled, cancelled),
-            )  # fmt: skip
+            )
 
     async def apull(self, source: str, **options: Any) -> Pulled:
         """`pull`, awaitable. Cancelling the task stops the pull before it returns."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mm_core.exceptions import CancelledError, MMError, SourceChangedError, TransientError
+from mm_core.exceptions import CancelledError, SourceChangedError, TransientError
 from mm_core.executor import Executor
 from mm_core.parallel import run_parallel
 from mm_core.redaction import redact
@@ -52,44 +52,60 @@ class FileRange:
     last: int
 
 
-def begin_ranges(
-    request: Request, plan: Plan, source: Source, sink: Sink, *, at_least: int
-) -> Iterator[FileRange]:
-    """Begin the uploads of all files of `at_least` bytes that are to be fetched, in ranges.
+def could_be_spread(plan: Plan, *, sink: Sink, at_least: int) -> bool:
+    """Whether `plan` fetches a file of `at_least` bytes into a sink that shares its uploads."""
+    return bool(_shared(sink)) and any(_large(plan, at_least))
 
-    None where the sink lets nobody else write to an upload. Ranges have about a quarter of
-    `at_least`, so that there are some for several jobs.
+
+def begin_ranges(
+    request: Request,
+    plan: Plan,
+    source: Source,
+    sink: Sink,
+    *,
+    at_least: int,
+    wanted: Callable[[str], bool],
+) -> Iterator[FileRange]:
+    """Begin the uploads of all such files whose content is `wanted`, in ranges.
+
+    Ranges have about a quarter of `at_least`, so that there are some for several jobs. Who
+    calls this holds the claim of the version: what others left under the keys is given up.
     """
-    if not isinstance(sink, ResumableSink) or not sink.shares_uploads:
-        return
+    for planned in _large(plan, at_least):
+        identity, upload = identity_of(planned.file), None
+        if identity is not None and source.splits(planned.file) and wanted(identity):
+            upload = _begun(planned, _shared(sink), identity)
+        if identity is None or upload is None or upload.id is None:
+            continue
+        for first, last in _cut(upload, at_least // _RANGES):
+            yield FileRange(
+                request=request,
+                model_id=plan.model_id,
+                path=planned.file.path,
+                key=planned.key,
+                size=upload.size,
+                identity=identity,
+                upload=upload.id,
+                first=first,
+                last=last,
+            )
+
+
+def _shared(sink: Sink) -> ResumableSink | None:
+    return sink if isinstance(sink, ResumableSink) and sink.shares_uploads else None
+
+
+def _large(plan: Plan, at_least: int) -> Iterator[PlannedFile]:
     for planned in plan.files:
         if (planned.file.size or 0) >= at_least and planned.action is Action.FETCH:
-            upload = _begun(planned, source, sink)
-            if upload is None or upload.id is None:
-                continue
-            for first, last in _cut(upload, at_least // _RANGES):
-                yield FileRange(
-                    request=request,
-                    model_id=plan.model_id,
-                    path=planned.file.path,
-                    key=planned.key,
-                    size=upload.size,
-                    identity=identity_of(planned.file) or "",
-                    upload=upload.id,
-                    first=first,
-                    last=last,
-                )
+            yield planned
 
 
-def _begun(planned: PlannedFile, source: Source, sink: ResumableSink) -> Upload | None:
-    """The upload of a file; None for one of which no ranges can be brought.
-
-    It is left as it is, for others to join: who began it has nothing to do with it any more.
-    """
-    file, identity = planned.file, identity_of(planned.file)
-    if identity is None or file.size is None or not source.splits(file):
+def _begun(planned: PlannedFile, sink: ResumableSink | None, identity: str) -> Upload | None:
+    """The upload of a file, left as it is for others to join; None where it needs none."""
+    if sink is None or planned.file.size is None:
         return None
-    return sink.begin_upload(planned.key, size=file.size, identity=identity)
+    return sink.begin_upload(planned.key, size=planned.file.size, identity=identity)
 
 
 def _cut(upload: Upload, length: int) -> Iterator[tuple[int, int]]:
@@ -147,20 +163,27 @@ def carry_piece(
 class _Gathered:
     """How much of each file came by all its ranges together, told as one."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[TransferEvent], None]) -> None:
+        self._tell = tell
         self._lock = threading.Lock()
         self._done: dict[tuple[str, str], dict[int, int]] = {}
 
-    def add(self, event: TransferEvent, first: int) -> TransferEvent:
-        with self._lock:
-            ranges = self._done.setdefault((event.model_id, event.path or ""), {})
-            ranges[first] = max(event.done, ranges.get(first, 0))
-            return replace(event, done=sum(ranges.values()))
+    def tell(self, piece: FileRange, event: TransferEvent) -> None:
+        """Tell of what happened to `piece`; of its progress with that of the others."""
+        if event.kind == "progress":
+            with self._lock:
+                ranges = self._done.setdefault((piece.model_id, piece.path), {})
+                ranges[piece.first] = max(event.done, ranges.get(piece.first, 0))
+                event = replace(event, done=sum(ranges.values()))
+        self._tell(event)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RangeJob:
-    """One `FileRange`, as a job that any executor can carry out; twice is once."""
+    """One `FileRange`, as a job that any executor can carry out; twice is once.
+
+    In this process `manager` does it, and `gathered` hears of it; pickled, it leaves both behind.
+    """
 
     piece: FileRange
     to: str | None
@@ -171,17 +194,19 @@ class RangeJob:
     def __call__(self, cancelled: threading.Event) -> int:
         """Do it; how many bytes it moved."""
         if self.manager is not None:
-            return self.manager.carry_range(self.piece, to=self.to, cancelled=cancelled)
+            return self.manager.carry_range(
+                self.piece, to=self.to, cancelled=cancelled, on_event=self._tell
+            )
         with self.home.open() as manager:
             return manager.carry_range(self.piece, cancelled=cancelled)
 
     def heard(self, event: Mapping[str, Any]) -> None:
         """Something happened to it elsewhere: told here, with what the others have done."""
-        if self.manager is not None and self.gathered is not None:
-            told = TransferEvent(**event)
-            if told.kind == "progress":
-                told = self.gathered.add(told, self.piece.first)
-            self.manager.relay(told)
+        self._tell(TransferEvent(**event))
+
+    def _tell(self, event: TransferEvent) -> None:
+        if self.gathered is not None:
+            self.gathered.tell(self.piece, event)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "manager": None, "gathered": None}
@@ -192,18 +217,29 @@ def spread(
 ) -> None:
     """Have `executor` bring the large files of `pulls` in ranges, as far as that can be.
 
-    What cannot is left to the pulls: no error is raised but `CancelledError`.
+    Of files with the same content one comes. What cannot come in ranges is left to the pulls,
+    and so are the errors: none is raised but `CancelledError`.
     """
     at_least = executor.split_bytes
     if at_least is None or not pulls:
         return
+    gathered, seen, lock = _Gathered(manager.relay), set[tuple[str | None, str]](), threading.Lock()
 
     def begin(pull: PullJob) -> list[RangeJob]:
+        def wanted(content: str) -> bool:
+            with lock:
+                before = len(seen)
+                seen.add((pull.to, content))
+                return len(seen) > before
+
+        begun = manager.ranges(
+            pull.request, to=pull.to, at_least=at_least, wanted=wanted, cancelled=cancelled
+        )
         try:
-            pieces = manager.begin_ranges(pull.request, to=pull.to, at_least=at_least)
+            pieces = claims.enter_context(begun)
         except CancelledError:
             raise
-        except MMError as error:  # the pull will tell
+        except Exception as error:  # noqa: BLE001  # whatever it is, the pull will tell
             logger.debug("not in ranges: %s", error)
             return []
         return [
@@ -211,13 +247,13 @@ def spread(
             for piece in pieces
         ]
 
-    gathered = _Gathered()
-    begun = run_parallel(begin, pulls, jobs=_PLANS, cancelled=Stop(cancelled))
-    jobs = [job for some in begun for job in some]
-    if not jobs:
-        return
-    with contextlib.closing(executor.run(jobs, cancelled=cancelled)) as ended:
+    with contextlib.ExitStack() as claims:
+        begun = run_parallel(begin, pulls, jobs=_PLANS, cancelled=Stop(cancelled))
+        jobs = [job for some in begun for job in some]
+        if not jobs:
+            return
+        ended = claims.enter_context(contextlib.closing(executor.run(jobs, cancelled=cancelled)))
         for one in ended:
             if one.error is not None and not isinstance(one.error, CancelledError):
-                logger.warning("A range of %s is left to the pull: %s", jobs[one.index].piece.path,
-                               one.error)  # fmt: skip
+                piece = jobs[one.index].piece
+                logger.warning("A range of %s is left to the pull: %s", piece.path, one.error)

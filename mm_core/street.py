@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -12,13 +13,14 @@ from mm_core.claiming import (
     abandoned_on_error,
     as_long_as_it_stands,
     begin,
+    given_back,
     gone_if_refused,
     leave_only,
 )
 from mm_core.config import Settings
 from mm_core.content import Content
 from mm_core.equal_files import copies_in, copy_what_is_known, files_of_siblings, leave_hints
-from mm_core.exceptions import PolicyError
+from mm_core.exceptions import ConflictError, PolicyError
 from mm_core.hookspecs import PlanContext
 from mm_core.manifests import bytes_by_action, manifest_of
 from mm_core.mending import plan_mending, refuse_another, what_is_damaged, what_stands
@@ -28,6 +30,7 @@ from mm_core.place import Place
 from mm_core.planning import make_plan, name_version
 from mm_core.plugins import Plugins
 from mm_core.policing import Rules, Verdict, refuse, word_of_plugin
+from mm_core.registry import Claim
 from mm_core.schemas import (
     Action,
     ModelEntry,
@@ -157,6 +160,41 @@ class Street:
         self.committed(place, entry)
         moved = bytes_by_action(stored)
         return Pulled(entry=entry, backend=place.name, left_out=plan.left_out, **moved)
+
+    @contextlib.contextmanager
+    def ahead(
+        self,
+        place: Place,
+        source: Source,
+        request: Request,
+        *,
+        worth: Callable[[Plan], bool],
+        cancelled: threading.Event,
+    ) -> Iterator[Plan | None]:
+        """What a `bring` that comes after will do, claimed until then, for who begins with a part.
+
+        None where there is nothing to begin: the version is there, in the hands of another, or
+        its plan not `worth` it. The policies are asked first. `cancelled` stops the asking.
+        """
+        snapshot = source.snapshot(request)
+        plan = self._plan(place, source, request, snapshot, cancelled=cancelled)
+        self.ask_policies(place, plan)
+        begun = self._claimed(place, plan, cancelled) if worth(plan) else None
+        if begun is None:
+            yield None
+            return
+        with given_back(place.registry, begun, "a part of it came ahead; a pull goes on"):
+            yield self._plan(place, source, request, snapshot, known=copies_in(plan))
+
+    def _claimed(self, place: Place, plan: Plan, cancelled: threading.Event) -> Claim | None:
+        refuse_to_begin_if_full(place.registry, plan)
+        try:
+            begun = begin(
+                place.registry, plan, wait=False, on_event=self.notices.event, cancelled=cancelled
+            )
+        except ConflictError:
+            return None
+        return None if isinstance(begun, ModelEntry) else begun
 
     def carry(
         self,

@@ -80,7 +80,7 @@ class DaskExecutor(Executor):
             yield from (_stopped(index) for index in range(len(jobs)))
             return
         client, name = self._client(), f"mm-{uuid.uuid4().hex}"
-        with self._listening(client, name, jobs):
+        with self._lost_is_told(), self._listening(client, name, jobs):
             futures = {}
             for index, job in enumerate(jobs):  # in their order: Dask itself promises none
                 ways = {"key": f"{name}-{index}", "pure": False, "priority": -index}
@@ -88,7 +88,7 @@ class DaskExecutor(Executor):
             try:
                 while futures and not cancelled.is_set():
                     for future in [one for one in futures if one.done()]:
-                        yield _ended(futures.pop(future), future)
+                        yield _ended(futures.pop(future), future, asked=cancelled.is_set())
                     time.sleep(_POLL)
                 left = sorted(futures.values())
             finally:
@@ -105,6 +105,10 @@ class DaskExecutor(Executor):
 
     def _client(self) -> Any:
         with self._lock:
+            if self._connected is not None and self._connected.status != "running":
+                gone, self._connected = self._connected, None  # there may be another by now
+                with contextlib.suppress(OSError, TimeoutError):
+                    gone.close(timeout=0)
             if self._connected is None:
                 self._connected = self._connect()
             return self._connected
@@ -134,6 +138,19 @@ class DaskExecutor(Executor):
 
     @staticmethod
     @contextlib.contextmanager
+    def _lost_is_told() -> Iterator[None]:
+        """Let what Dask raises where the scheduler is gone be an error that may pass."""
+        from distributed.client import ClosedClientError
+
+        try:
+            yield
+        except (ClosedClientError, OSError) as error:
+            if isinstance(error, MMError):
+                raise
+            raise _lost(f"the connection to the Dask scheduler: {error}") from error
+
+    @staticmethod
+    @contextlib.contextmanager
     def _listening(client: Any, name: str, jobs: Sequence[Job]) -> Iterator[None]:
         """Hand on to each job here what it says there."""
 
@@ -147,12 +164,15 @@ class DaskExecutor(Executor):
         try:
             yield
         finally:
-            with contextlib.suppress(ValueError, OSError):
-                client.unsubscribe_topic(name)
+            if client.status == "running":
+                with contextlib.suppress(ValueError, OSError):
+                    client.unsubscribe_topic(name)
 
     @staticmethod
     def _stop(client: Any, name: str, futures: Sequence[Any]) -> None:
         """Tell those that run, and take back those that do not."""
+        if client.status != "running":
+            return
         with contextlib.suppress(OSError, TimeoutError):
             _event(name, client=client).set()
             client.cancel(list(futures))
@@ -194,18 +214,19 @@ def _event(name: str, **options: Any) -> Any:
     return made(name, **options)
 
 
-def _ended(index: int, future: Any) -> Ended:
+def _ended(index: int, future: Any, *, asked: bool) -> Ended:
     if future.status == "finished":
         result, error = future.result()
         return Ended(index=index, result=result, error=error)
-    if future.status == "cancelled":
+    if future.status == "cancelled" and asked:
         return _stopped(index)
     found = future.exception() if future.status == "error" else None
-    lost = TransientError(
-        f"the workers that had it were lost: {found or future.status}",
-        hint="the same again goes on with what is stored",
-    )
+    lost = _lost(f"the workers that had it, or their scheduler: {found or future.status}")
     return Ended(index=index, error=found if isinstance(found, MMError) else lost)
+
+
+def _lost(what: str) -> TransientError:
+    return TransientError(f"lost: {what}", hint="the same again goes on with what is stored")
 
 
 def _stopped(index: int) -> Ended:

@@ -31,7 +31,7 @@ WORKERS = 4
 class Cluster:
     """A scheduler and workers, each a process of its own."""
 
-    def __init__(self, folder: Path, environ: dict[str, str]) -> None:
+    def __init__(self, folder: Path, environ: dict[str, str], *, workers: int = WORKERS) -> None:
         self.folder = folder
         self._environ = {**os.environ, **environ}
         self._processes: list[subprocess.Popen] = []
@@ -39,7 +39,7 @@ class Cluster:
         self._start("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0",
                     "--no-dashboard", log=log)  # fmt: skip
         self.address = self._found(log, r"Scheduler at:\s+(tcp://\S+)")
-        self.workers = [self.add_worker(number) for number in range(WORKERS)]
+        self.workers = [self.add_worker(number) for number in range(workers)]
 
     def add_worker(self, number: int) -> subprocess.Popen:
         log = self.folder / f"worker-{number}.log"
@@ -99,6 +99,28 @@ def test_without_a_scheduler(monkeypatch):
     config = DaskExecutor.Config(scheduler="tcp://127.0.0.1:9", timeout=0.5)
     with pytest.raises(TransientError, match="does not answer"):
         list(DaskExecutor(config).run(jobs, cancelled=threading.Event()))
+
+
+def work_until_stopped(cancelled):
+    cancelled.wait(60)
+
+
+def test_a_scheduler_that_is_lost_is_no_stop(tmp_path):
+    """Nobody asked for one: the errors say that it may pass; with another one there it goes on."""
+    lost = Cluster(tmp_path, {"PYTHONPATH": str(Path(__file__).parent)}, workers=1)
+    executor = DaskExecutor(DaskExecutor.Config(scheduler=lost.address, timeout=2))
+    try:
+        ended = executor.run([work_until_stopped] * 2, cancelled=threading.Event())
+        killer = threading.Timer(1, lost.close)
+        killer.start()
+        errors = [one.error for one in ended]
+        killer.join()
+        assert [type(error) for error in errors] == [TransientError] * 2, errors
+        with pytest.raises(TransientError, match="does not answer"):
+            list(executor.run([work_until_stopped], cancelled=threading.Event()))
+    finally:
+        executor.close()
+        lost.close()
 
 
 def test_a_sync_by_workers_of_which_one_is_killed(hub, tmp_path, s3):
