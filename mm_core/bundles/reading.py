@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from mm_core.bundles.contents import BLOBS, INDEX_NAME, MANIFESTS, SIGNATURES, sha256_of
 from mm_core.bundles.folder import FolderForm
 from mm_core.bundles.form import Form
 from mm_core.bundles.oci import OciForm
 from mm_core.bundles.tar import TarForm
-from mm_core.exceptions import IntegrityError, MMError, StorageError, UsageError
+from mm_core.exceptions import IntegrityError, MMError, UsageError
+from mm_core.read_only import ReadOnlySink
 from mm_core.schemas import Manifest, StoredObject, sha256_hex
-from mm_core.sink import Buffer, Sink
+from mm_core.sink import Buffer
 from mm_core.stored import StoredSource
 
 
@@ -28,7 +29,7 @@ class BundledVersion:
     signatures: tuple[str, ...]
 
 
-class Bundle(Sink):
+class Bundle(ReadOnlySink):
     """A bundle, for reading only: its keys are the names of its members. `close` it.
 
     Which form it has is seen from what is at `path`. All but the bytes of models is
@@ -81,29 +82,6 @@ class Bundle(Sink):
     def url(self, key: str) -> str:
         """The path."""
         return str(self.path)
-
-    def write(self, key: str, chunks: Iterable[Buffer], *, size: int | None) -> None:
-        """It is only read."""
-        self._refuse()
-
-    def create(self, key: str, data: bytes) -> None:
-        """It is only read."""
-        self._refuse()
-
-    def put(self, key: str, data: bytes) -> None:
-        """It is only read."""
-        self._refuse()
-
-    def copy(self, source_key: str, key: str) -> None:
-        """It is only read."""
-        self._refuse()
-
-    def delete(self, keys: Iterable[str]) -> None:
-        """It is only read."""
-        self._refuse()
-
-    def _refuse(self) -> NoReturn:
-        raise StorageError(f"{self.path} is a bundle, which is only read")
 
     # -- what it holds -----------------------------------------------------------------
 

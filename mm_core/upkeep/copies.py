@@ -6,11 +6,11 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from mm_core.exceptions import (
     ConflictError,
@@ -19,9 +19,10 @@ from mm_core.exceptions import (
     StorageError,
     UsageError,
 )
+from mm_core.read_only import ReadOnlySink
 from mm_core.registry.layout import FORMAT_KEY, LOG_PREFIX, read_format
 from mm_core.schemas import StoredObject
-from mm_core.sink import Buffer, Sink
+from mm_core.sink import Buffer
 from mm_core.upkeep.commits import Link, link_of, number_of
 from mm_core.upkeep.store import Store
 
@@ -39,7 +40,7 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, Runtim
 _LONG_AGO = datetime(1980, 1, 1, tzinfo=timezone.utc)
 
 
-class Copies(Sink):
+class Copies(ReadOnlySink):
     """A backup, for reading only. `close` it.
 
     Raises `NotFoundError` if there is no such file, `UsageError` if it is no backup,
@@ -120,29 +121,6 @@ class Copies(Sink):
     def url(self, key: str) -> str:
         """The file's path and the key."""
         return f"{self.path}!{key}"
-
-    def write(self, key: str, chunks: Iterable[Buffer], *, size: int | None) -> None:
-        """Refuse."""
-        self._refuse()
-
-    def create(self, key: str, data: bytes) -> None:
-        """Refuse."""
-        self._refuse()
-
-    def put(self, key: str, data: bytes) -> None:
-        """Refuse."""
-        self._refuse()
-
-    def copy(self, source_key: str, key: str) -> None:
-        """Refuse."""
-        self._refuse()
-
-    def delete(self, keys: Iterable[str]) -> None:
-        """Refuse."""
-        self._refuse()
-
-    def _refuse(self) -> NoReturn:
-        raise StorageError(f"the backup {self.path} is never written to")
 
     def _read_contents(self) -> dict[str, Any]:
         data = self.get(CONTENTS)

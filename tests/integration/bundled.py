@@ -52,3 +52,18 @@ def mm(*words, code=0, **options):
     )  # fmt: skip
     assert run.returncode == code, run.stderr + run.stdout
     return json.loads(run.stdout)
+
+
+def bring_there_and_compare(store, bundle, backend, public) -> None:
+    """Import two of the three versions, twice: as they were in `store`, with a signature that holds."""
+    with ModelManager(backend=backend) as manager:
+        done = manager.import_bundle(bundle)
+        told = [(one.reference, one.outcome) for one in done]
+        assert told == [("org/one@1", "imported"), ("two@2", "imported")]
+        again = manager.import_bundle(bundle)
+        assert {(one.outcome, one.moved) for one in again} == {("present", 0)}
+        (checked,) = manager.verify_signatures("org/one@1", public_keys=[public])
+        assert checked.ok
+    before = state_of(store)
+    del before["org/one", "9"]
+    assert state_of(backend) == before

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -177,14 +176,6 @@ def push(folder, backend, model_id=MODEL, files=FILES, **options):
         (source / path).write_bytes(data)
     with ModelManager(backend=backend) as manager:
         return manager.push(source, model_id, **options).entry
-
-
-def until(holds, seconds: float = 10) -> None:
-    """Return when `holds()` does; fail where it does not in time."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def rss(pid: int) -> int:

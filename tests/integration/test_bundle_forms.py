@@ -11,11 +11,11 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from bundled import FILES, make_store, mm, push, state_of
+from bundled import FILES, bring_there_and_compare, make_store, mm, push
+from waiting import until
 
 from mm_core import IntegrityError, ModelManager, UsageError
 from mm_core.testing.material import noise
@@ -88,18 +88,7 @@ def refused(tmp_path):
 
 def test_there_and_back(store, bundle, backend, somebody):
     """Into a disk, S3 and GCS: equal entries and bytes, aliases, and signatures that hold."""
-    with ModelManager(backend=backend) as manager:
-        done = manager.import_bundle(bundle)
-        assert [(one.reference, one.outcome) for one in done] == [
-            ("org/one@1", "imported"), ("two@2", "imported")
-        ]  # fmt: skip
-        again = manager.import_bundle(bundle)
-        assert {(one.outcome, one.moved) for one in again} == {("present", 0)}
-        (checked,) = manager.verify_signatures("org/one@1", public_keys=[somebody.public])
-        assert checked.ok
-    before = state_of(store)
-    del before["org/one", "9"]
-    assert state_of(backend) == before
+    bring_there_and_compare(store, bundle, backend, somebody.public)
 
 
 def test_the_same_versions_are_the_same_bytes(tmp_path, store, form, bundle):
@@ -208,9 +197,7 @@ def test_an_export_that_was_killed_goes_on(tmp_path, local, form):
     run = subprocess.Popen(
         [sys.executable, "-m", "mm_core", *words], env=os.environ, stdout=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 60
-    while len(list(folder.rglob("blobs/**/*[0-9a-f]"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.001)
+    until(lambda: len(list(folder.rglob("blobs/**/*[0-9a-f]"))) >= 3, 60)
     run.send_signal(signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL
     assert (

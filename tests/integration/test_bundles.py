@@ -10,7 +10,7 @@ import sys
 import tarfile
 
 import pytest
-from bundled import FILES, make_store, mm, push, state_of
+from bundled import FILES, bring_there_and_compare, make_store, mm, push
 
 from mm_core import IntegrityError, MMError, ModelManager, NotFoundError, StorageError, UsageError
 from mm_core.bundles import Bundle
@@ -48,19 +48,7 @@ def bundle(tmp_path, store):
 
 def test_there_and_back(store, bundle, backend, keys):
     """Into a disk, S3 and GCS: equal entries and bytes, aliases, and signatures that hold."""
-    with ModelManager(backend=backend) as manager:
-        done = manager.import_bundle(bundle)
-        assert [(one.reference, one.outcome) for one in done] == [
-            ("org/one@1", "imported"), ("two@2", "imported")
-        ]  # fmt: skip
-        again = manager.import_bundle(bundle)
-        assert {one.outcome for one in again} == {"present"}
-        assert {one.moved for one in again} == {0}
-        (checked,) = manager.verify_signatures("org/one@1", public_keys=[keys[1]])
-        assert checked.ok
-    before = state_of(store)
-    del before["org/one", "9"]
-    assert state_of(backend) == before
+    bring_there_and_compare(store, bundle, backend, keys[1])
 
 
 def test_the_same_versions_are_the_same_bytes(store, bundle):

@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from mm_core import ConfigError, ModelManager, TransientError, load_settings
 from mm_core.cli import main
@@ -63,11 +63,8 @@ class Cluster:
 
     @staticmethod
     def _found(log: Path, pattern: str) -> str:
-        deadline = time.monotonic() + 60
-        while not (match := re.search(pattern, log.read_text())):
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
-        return match[1]
+        until(lambda: re.search(pattern, log.read_text()), 60)
+        return re.search(pattern, log.read_text())[1]
 
     def close(self) -> None:
         for process in reversed(self._processes):
@@ -141,15 +138,20 @@ def test_a_sync_by_workers_of_which_one_is_killed(hub, tmp_path, s3):
     folder = tmp_path / "cluster"
     folder.mkdir()
     cluster = Cluster(folder, {"HF_ENDPOINT": hub.endpoint})
-    heard = []
+    heard, under_way = [], threading.Event()
+
+    def hear(event) -> None:
+        heard.append(event)
+        if event.kind == "progress" and event.model_id == "t/large":
+            under_way.set()
+
     try:
-        with ModelManager(settings, on_event=heard.append) as manager:
+        with ModelManager(settings, on_event=hear) as manager:
             lock = manager.lock().lock
             total = 2 * sum(model.size_bytes for model in lock.models.values())
 
             def kill() -> None:
-                while not any(e.kind == "progress" and e.model_id == "t/large" for e in heard):
-                    time.sleep(0.02)
+                assert under_way.wait(120)
                 cluster.workers[0].send_signal(signal.SIGKILL)
 
             killer = threading.Thread(target=kill)
@@ -196,14 +198,19 @@ def large(hub, tmp_path, s3):
 def test_one_file_in_ranges_by_all_workers(large, killed, hub, tmp_path, s3_server):
     """Each brings parts of the one upload, which one of them ends: nothing comes twice, but what a
     lost worker had in hand, and the bytes are read back before the one commit."""
-    heard = []
-    with ModelManager(load_settings(tmp_path / "mm.yaml"), on_event=heard.append) as manager:
+    heard, under_way = [], threading.Event()
+
+    def hear(event) -> None:
+        heard.append(event)
+        if event.kind == "progress" and event.done > 4 << 20:
+            under_way.set()
+
+    with ModelManager(load_settings(tmp_path / "mm.yaml"), on_event=hear) as manager:
         lock = manager.lock().lock
         s3_server.requests.clear()
 
         def kill() -> None:
-            while not any(e.kind == "progress" and e.done > 4 << 20 for e in heard):
-                time.sleep(0.02)
+            assert under_way.wait(120)
             large.workers[0].send_signal(signal.SIGKILL)
 
         killer = threading.Thread(target=kill if killed else lambda: None)

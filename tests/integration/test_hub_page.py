@@ -13,7 +13,8 @@ from html.parser import HTMLParser
 from urllib.parse import quote, urlencode
 
 import pytest
-from serving import FILES, MODEL, push, serving, until
+from serving import FILES, MODEL, push, serving
+from waiting import until
 
 from mm_core import ModelManager
 from mm_plugins.hub.tokens import TokenBook

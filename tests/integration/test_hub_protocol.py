@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from serving import FILES, MODEL, mm, push, serving, until
+from serving import FILES, MODEL, mm, push, serving
+from waiting import until
 
 from mm_core import ModelManager
 

@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import pytest
-from serving import push, serving, until
+from serving import push, serving
+from waiting import until
 
 from mm_core import ModelManager
 from mm_core.testing.hub import Fault

@@ -12,7 +12,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from serving import FILES, MODEL, mm, push, until
+from serving import FILES, MODEL, mm, push
+from waiting import until
 
 from mm_core import ModelManager
 from mm_plugins.hub.tokens import TokenBook

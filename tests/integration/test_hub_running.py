@@ -12,7 +12,8 @@ import time
 from urllib.parse import urlsplit
 
 import pytest
-from serving import FILES, MODEL, push, rss, serving, until
+from serving import FILES, MODEL, push, rss, serving
+from waiting import until
 
 from mm_core import ModelManager
 from mm_core.testing.material import noise

@@ -18,7 +18,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from serving import MODEL, mm, rss, serving, until
+from serving import MODEL, mm, rss, serving
+from waiting import until
 
 from mm_core import ModelManager
 from mm_core.cli.tiny_model import tiny_model

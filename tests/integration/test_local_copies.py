@@ -8,12 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 import mm_core
 from mm_core import ModelManager, NotFoundError, OfflineError, Stop, StorageError, TransientError
@@ -117,11 +117,8 @@ def test_one_that_was_killed_is_gone_on_with(bucket, asked, monkeypatch):
     monkeypatch.setenv("MM_DEFAULTS__LIMIT_RATE", "500KB")
     running = subprocess.Popen([sys.executable, "-c", GET, ONE, bucket, "1"])
     cache = Path(os.environ["XDG_CACHE_HOME"])
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not all(
-        list(cache.rglob(name)) for name in ("config.json", ".hidden", "e")
-    ):
-        time.sleep(0.05)
+    small = ("config.json", ".hidden", "e")
+    until(lambda: all(list(cache.rglob(name)) for name in small), 60)
     running.send_signal(signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL
     with pytest.raises(OfflineError):
