@@ -220,36 +220,48 @@ def spread(
     Of files with the same content one comes. What cannot come in ranges is left to the pulls,
     and so are the errors: none is raised but `CancelledError`.
     """
+    from mm_core.pulling import options_of
+
     at_least = executor.split_bytes
     if at_least is None or not pulls:
         return
-    gathered, seen, lock = _Gathered(manager.relay), set[tuple[str | None, str]](), threading.Lock()
+    gathered, seen = _Gathered(manager.relay), set[tuple[str | None, str]]()
 
-    def begin(pull: PullJob) -> list[RangeJob]:
+    def is_worth_it(pull: PullJob) -> bool:
+        try:
+            plan = manager.plan(pull.request.url, to=pull.to, **options_of(pull.request))
+        except CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever it is, the pull will tell
+            logger.debug("not in ranges: %s", error)
+            return False
+        return could_be_spread(plan, sink=manager.sink(pull.to), at_least=at_least)
+
+    def begin(pull: PullJob) -> tuple[FileRange, ...]:
         def wanted(content: str) -> bool:
-            with lock:
-                before = len(seen)
-                seen.add((pull.to, content))
-                return len(seen) > before
+            before = len(seen)
+            seen.add((pull.to, content))
+            return len(seen) > before
 
         begun = manager.ranges(
             pull.request, to=pull.to, at_least=at_least, wanted=wanted, cancelled=cancelled
         )
         try:
-            pieces = claims.enter_context(begun)
+            return claims.enter_context(begun)
         except CancelledError:
             raise
-        except Exception as error:  # noqa: BLE001  # whatever it is, the pull will tell
+        except Exception as error:  # noqa: BLE001  # likewise
             logger.debug("not in ranges: %s", error)
-            return []
-        return [
-            RangeJob(piece=piece, to=pull.to, home=pull.home, manager=manager, gathered=gathered)
-            for piece in pieces
-        ]
+            return ()
 
     with contextlib.ExitStack() as claims:
-        begun = run_parallel(begin, pulls, jobs=_PLANS, cancelled=Stop(cancelled))
-        jobs = [job for some in begun for job in some]
+        worth = run_parallel(is_worth_it, pulls, jobs=_PLANS, cancelled=Stop(cancelled))
+        jobs = [
+            RangeJob(piece=piece, to=pull.to, home=pull.home, manager=manager, gathered=gathered)
+            for pull, large in zip(pulls, worth, strict=True)
+            if large
+            for piece in begin(pull)  # in their order: the first of equal files is pulled first
+        ]
         if not jobs:
             return
         ended = claims.enter_context(contextlib.closing(executor.run(jobs, cancelled=cancelled)))

@@ -17,7 +17,6 @@ from mm_core.exceptions import (
     MMError,
     StorageError,
     TransientError,
-    UploadLostError,
 )
 from mm_core.parallel import GRACE
 from mm_core.schemas import RemoteFile
@@ -27,7 +26,7 @@ from mm_core.transfer.buffers import Buffers
 from mm_core.transfer.connections import Connections
 from mm_core.transfer.hashing import Check
 from mm_core.transfer.rate import RateLimit
-from mm_core.transfer.retry import OnRetry, RetryPolicy, SteadyRange, pause
+from mm_core.transfer.retry import OnRetry, RetryPolicy, SteadyRange, pause, steadily
 from mm_core.transfer.writers import Writers
 
 SLICE = 1 << 20
@@ -397,20 +396,15 @@ class PartedFile:
 
         Also where reading has failed meanwhile, so that these are not read again.
         """
-        attempt = 0
+        offset = part.number * self._upload.part_size
         try:
-            while not (self._state.unwritable or self._means.stop.is_set()):
-                try:
-                    self._upload.write_part(part.number, part.view)
-                    break
-                except UploadLostError:
-                    raise
-                except TransientError as error:
-                    delay = self._means.retry.delay(error, attempt)
-                    offset = part.number * self._upload.part_size
-                    self._on_retry(error, offset, delay)
-                pause(delay, self._means.stop)
-                attempt += 1
+            steadily(
+                partial(self._upload.write_part, part.number, part.view),
+                policy=self._means.retry,
+                cancelled=self._means.stop,
+                on_retry=lambda error, delay: self._on_retry(error, offset, delay),
+                given_up=lambda: self._state.unwritable or self._means.stop.is_set(),
+            )
         except BaseException as error:  # noqa: BLE001  # `carry` raises it
             self._state.unwritable = True
             self._fail(error)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
-from mm_core.exceptions import CancelledError, TransientError, UploadLostError
+from mm_core.exceptions import CancelledError
 from mm_core.parallel import run_parallel
 from mm_core.schemas import RemoteFile
 from mm_core.sink import Upload
@@ -14,7 +15,7 @@ from mm_core.source import Source
 from mm_core.transfer.buffers import Buffers
 from mm_core.transfer.engine import TransferOptions
 from mm_core.transfer.parts import PROGRESS_EVERY, SLICE
-from mm_core.transfer.retry import OnRetry, SteadyRange, pause
+from mm_core.transfer.retry import OnRetry, SteadyRange, pause, steadily
 
 _LANES = 4
 """Requests at once, where the budget of connections allows."""
@@ -121,17 +122,13 @@ class _Work:
         self._on_bytes(done)
 
     def _write(self, number: int, view: memoryview) -> None:
-        attempt = 0
-        while True:
-            try:
-                return self._upload.write_part(number, view)
-            except UploadLostError:
-                raise
-            except TransientError as error:
-                delay = self._options.retry.delay(error, attempt)
-                self._on_retry(error, number * self._upload.part_size, delay)
-            pause(delay, self._stop)
-            attempt += 1
+        offset = number * self._upload.part_size
+        steadily(
+            partial(self._upload.write_part, number, view),
+            policy=self._options.retry,
+            cancelled=self._stop,
+            on_retry=lambda error, delay: self._on_retry(error, offset, delay),
+        )
 
 
 def _joined(numbers: Sequence[int]) -> Iterator[range]:

@@ -9,7 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from mm_core.exceptions import CancelledError, IntegrityError, OfflineError, TransientError
+from mm_core.exceptions import (
+    CancelledError,
+    IntegrityError,
+    OfflineError,
+    TransientError,
+    UploadLostError,
+)
 from mm_core.schemas import RemoteFile
 from mm_core.sink import Buffer
 from mm_core.source import RangeReader, Source
@@ -48,6 +54,33 @@ def pause(seconds: float, cancelled: threading.Event) -> None:
     """Wait, but no longer than until `cancelled`: then `CancelledError`."""
     if cancelled.wait(seconds):
         raise CancelledError("stopped")
+
+
+def steadily(
+    action: Callable[[], None],
+    *,
+    policy: RetryPolicy,
+    cancelled: threading.Event,
+    on_retry: Callable[[TransientError, float], None],
+    given_up: Callable[[], bool] = lambda: False,
+) -> None:
+    """Do `action`, again after each `TransientError`, until it is done or somebody has `given_up`.
+
+    Not after an `UploadLostError`: the same again is lost as well.
+    """
+    attempt = 0
+    while not given_up():
+        try:
+            action()
+        except UploadLostError:
+            raise
+        except TransientError as error:
+            delay = policy.delay(error, attempt)
+            on_retry(error, delay)
+        else:
+            return
+        pause(delay, cancelled)
+        attempt += 1
 
 
 class SteadyReader:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from mm_core import MMError, ModelManager, load_settings
+from mm_core import IntegrityError, MMError, ModelManager, load_settings, verify_file_integrity
+from mm_plugins.filesystem import MMFileSystem
 
 
 def local_path(reference: str, backend: str | None = None, config: str | None = None) -> Path:
@@ -25,3 +27,16 @@ def open_manager(backend: str | None = None, config: str | None = None) -> Model
 def in_words(error: MMError) -> str:
     """What happened, and what to do about it."""
     return f"{error.message}\n{error.hint}" if error.hint else error.message
+
+
+def bring_file(system: MMFileSystem, place: str, target: Path) -> None:
+    """Let the file at `place` stand at `target`, verified before it does. `IntegrityError`."""
+    with TemporaryDirectory(dir=target.parent, prefix=".mm-") as folder:
+        staged = Path(folder, "file")
+        system.get_file(place, staged)
+        if not verify_file_integrity(staged, system.checksum(place)):
+            raise IntegrityError(
+                f"mm://{place} is not what was stored",
+                hint="`mm verify --repair` mends what is damaged",
+            )
+        staged.replace(target)

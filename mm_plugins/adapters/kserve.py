@@ -12,10 +12,8 @@ import sys
 from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from mm_core import (
-    IntegrityError,
     MMError,
     ModelManager,
     NotFoundError,
@@ -24,7 +22,7 @@ from mm_core import (
     setup_logging,
     verify_file_integrity,
 )
-from mm_plugins.adapters._local import in_words, open_manager
+from mm_plugins.adapters._local import bring_file, in_words, open_manager
 from mm_plugins.filesystem import MMFileSystem
 
 _SCHEME = "mm://"
@@ -77,20 +75,11 @@ def bring(manager: ModelManager, uri: str, folder: Path) -> None:
 
 
 def _bring_file(system: MMFileSystem, place: str, target: Path) -> None:
-    sha256 = system.checksum(place)
-    if target.is_file() and verify_file_integrity(target, sha256):
+    if target.is_file() and verify_file_integrity(target, system.checksum(place)):
         return
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=target.parent, prefix=".mm-") as scratch:
-            staged = Path(scratch, "file")
-            system.get_file(place, staged)
-            if not verify_file_integrity(staged, sha256):
-                raise IntegrityError(
-                    f"mm://{place} is not what was stored",
-                    hint="`mm verify --repair` mends what is damaged",
-                )
-            staged.replace(target)
+        bring_file(system, place, target)
     except MMError:
         raise
     except OSError as error:

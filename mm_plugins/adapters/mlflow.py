@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from mm_core import (
@@ -20,9 +19,8 @@ from mm_core import (
     NotFoundError,
     TransientError,
     UsageError,
-    verify_file_integrity,
 )
-from mm_plugins.adapters._local import in_words, local_path
+from mm_plugins.adapters._local import bring_file, in_words, local_path
 from mm_plugins.filesystem import MMFileSystem
 
 try:
@@ -104,16 +102,7 @@ class ModelArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # as K
 
     @_as_mlflow_says_it
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
-        place, target = self._place(remote_file_path), Path(local_path)
-        with TemporaryDirectory(dir=target.parent, prefix=".mm-") as folder:
-            staged = Path(folder, "file")
-            self._fs.get_file(place, staged)
-            if not verify_file_integrity(staged, self._fs.checksum(place)):
-                raise IntegrityError(
-                    f"mm://{place} is not what was stored",
-                    hint="`mm verify --repair` mends what is damaged",
-                )
-            staged.replace(target)
+        bring_file(self._fs, self._place(remote_file_path), Path(local_path))
 
     def _refuse(self, *args: Any, **options: Any) -> NoReturn:
         raise MlflowException(
