@@ -14,7 +14,7 @@ from pathlib import Path
 from mm_core.bundles.contents import INDEX_NAME, MEMBER_NAME
 from mm_core.exceptions import AlreadyExistsError, IntegrityError, StorageError
 from mm_core.sink import Buffer
-from mm_core.upkeep.files import written_at_once
+from mm_core.upkeep.files import sync_folder, written_at_once
 
 PIECE = 1 << 20
 
@@ -62,7 +62,7 @@ def write_files(folder: Path, files: Sequence[File], *, force: bool) -> int:
             if file is not root:
                 _put(folder / file.name, file)
         for inner in {parent for name in expected for parent in Path(name).parents}:
-            _sync(folder / inner)
+            sync_folder(folder / inner)
         _put(folder / root.name, root)
     except OSError as error:
         if isinstance(error, (StorageError, AlreadyExistsError)):
@@ -114,15 +114,6 @@ def _stands(path: Path, file: File) -> bool:
             digest.update(piece)
         return digest.hexdigest() == file.sha256
     return False
-
-
-def _sync(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
 
 
 def names_in(folder: Path) -> list[str]:

@@ -48,12 +48,17 @@ def _publish(staged: Path, path: Path, *, overwrite: bool) -> None:
             raise _taken(path) from None
         except OSError:  # a disk without hard links
             staged.rename(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable, where the disk can."""
     with contextlib.suppress(OSError):
-        folder = os.open(path.parent, os.O_RDONLY)
+        opened = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(opened)
         finally:
-            os.close(folder)
+            os.close(opened)
 
 
 def _taken(path: Path) -> AlreadyExistsError:
